@@ -1,0 +1,17 @@
+"""Maskings choose which tokens of a training batch are masked, and the weight that keeps the NELBO unbiased."""
+
+from __future__ import annotations
+
+from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise
+from bd3cli.plugins import load_plugins
+
+__all__ = ["MaskContext", "MaskDraw", "MaskNoise", "Masking", "get_masking"]
+
+
+def get_masking(spec: str) -> Masking:
+    """Build the masking named by an inline specification, for example ``"count"``.
+
+    Raises:
+        InputError: unknown masking or parameter, or a value the masking refuses.
+    """
+    return load_plugins().maskings.make(spec)

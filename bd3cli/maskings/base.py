@@ -1,0 +1,117 @@
+"""The base class of maskings, and what goes in and out of one.
+
+Shapes: B sequences, L positions, N = L / block_size blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bd3cli.rng import stratified, uniform
+
+if TYPE_CHECKING:
+    from bd3cli.schedules import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class MaskNoise:
+    """All the randomness of one draw, so that a masking is a pure function that can be enumerated.
+
+    Attributes:
+        time: [B, N] float64 in [0, 1); each uniform, together stratified over batch and blocks.
+        count: [B, N] float64 in [0, 1), independent.
+        position: [B, L] float64 in [0, 1), independent.
+    """
+
+    time: Tensor
+    count: Tensor
+    position: Tensor
+
+    @staticmethod
+    def draw(batch: int, length: int, block_size: int, *key: int | str) -> MaskNoise:
+        """Noise for a whole (global) batch, a pure function of `key`."""
+        blocks = length // block_size
+        return MaskNoise(
+            time=stratified(batch * blocks, *key, "time").view(batch, blocks),
+            count=uniform((batch, blocks), *key, "count"),
+            position=uniform((batch, length), *key, "position"),
+        )
+
+    def rows(self, start: int, stop: int) -> MaskNoise:
+        """The noise of sequences `start`..`stop`: a micro-batch or one process's share."""
+        return MaskNoise(self.time[start:stop], self.count[start:stop], self.position[start:stop])
+
+
+@dataclass(frozen=True)
+class MaskContext:
+    """What a masking may consult besides the noise.
+
+    Attributes:
+        tokens: [B, L] clean token ids.
+        maskable: [B, L] bool; False where a token is given (BOS) or not there (padding).
+        block_size: positions in a block.
+        schedule: the noise schedule; only maskings with `uses_schedule` may read it.
+        clip: (beta, omega), the interval t is restricted to, or None.
+        resample: draw the mask given that its fraction lies in the clip interval.
+    """
+
+    tokens: Tensor
+    maskable: Tensor
+    block_size: int
+    schedule: NoiseSchedule
+    clip: tuple[float, float] | None = None
+    resample: bool = False
+
+    def blocks(self, x_BL: Tensor) -> Tensor:
+        """[B, L] -> [B, N, block_size]."""
+        return x_BL.unflatten(1, (-1, self.block_size))
+
+
+@dataclass(frozen=True)
+class MaskDraw:
+    """A masking's answer.
+
+    Attributes:
+        mask: [B, L] bool, True where the token is masked and predicted.
+        weight: [B, N] float64; weight * (sum of -log p over a block's masked tokens) estimates its NELBO.
+        mask_prob: [B, N] mask probability the loss weight sees (alpha = 1 - mask_prob).
+        rate: [B, N] dp/dt at the same place.
+    """
+
+    mask: Tensor
+    weight: Tensor
+    mask_prob: Tensor
+    rate: Tensor
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Chooses the masks of a training batch. Subclass it as a frozen dataclass and write `draw`.
+
+    Attributes:
+        uses_schedule: whether the schedule and the clip mean anything to it; if not, giving them is an
+            error rather than an option without effect.
+    """
+
+    uses_schedule = False
+
+    if TYPE_CHECKING:
+        uses_schedule: bool
+
+    def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
+        """Masks and weights for a batch, as a pure function of its arguments."""
+        raise TypeError(f"{type(self).__name__} does not define draw(noise, context)")
+
+
+def lowest(keys: Tensor, count: Tensor, maskable: Tensor) -> Tensor:
+    """The mask [B, N, n] of the `count` [B, N] maskable positions with the lowest keys in every block.
+
+    With independent uniform `keys` [B, N, n] this is a uniformly random subset of that size.
+    """
+    order = keys.masked_fill(~maskable, torch.inf).argsort(dim=-1)
+    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
+    return (rank < count.unsqueeze(-1)) & maskable

@@ -1,0 +1,21 @@
+"""Noise schedules: how the mask probability p grows with time t in [0, 1].
+
+`get_schedule("gaussian:mu=0.5")` builds one from an inline specification; `NoiseSchedule` is the class to
+subclass for a new one.
+"""
+
+from __future__ import annotations
+
+from bd3cli.plugins import load_plugins
+from bd3cli.schedules.base import NoiseSchedule
+
+__all__ = ["NoiseSchedule", "get_schedule"]
+
+
+def get_schedule(spec: str) -> NoiseSchedule:
+    """Build the schedule named by an inline specification, for example ``"cosine:eps=0.001"``.
+
+    Raises:
+        InputError: unknown schedule or parameter, or a value the schedule refuses.
+    """
+    return load_plugins().schedules.make(spec)

@@ -1,0 +1,63 @@
+"""The base class of noise schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Mask probability p(t) = 1 - alpha(t) for t in [0, 1]: nondecreasing, p(0) = `floor`, p(1) = 1.
+
+    Subclass it as a frozen dataclass whose fields are the parameters, and write `mask_prob`. The rate p'
+    comes from automatic differentiation unless `rate` is overridden, and the NELBO weight p'/p follows from
+    the two, so the weight cannot drift from the schedule.
+
+    Attributes:
+        floor: p(0), 0 for most schedules.
+        sweeps: how many times p covers [floor, 1] while t runs over [0, 1]; more than 1 only for a
+            schedule that is monotone piece by piece. The weight is divided by it.
+        t_min: smallest t that is drawn in training. Schedules whose estimator has infinite variance at
+            t = 0 keep away from it.
+        only_block_size: the one block size the schedule is defined for, or None.
+    """
+
+    floor = 0.0
+    sweeps = 1
+    t_min = 0.0
+    only_block_size = None
+
+    if TYPE_CHECKING:  # declared for type checkers only: annotations would make them dataclass fields
+        floor: float
+        sweeps: int
+        t_min: float
+        only_block_size: int | None
+
+    def mask_prob(self, t: Tensor) -> Tensor:
+        """Mask probability p(t), same shape as `t`."""
+        raise TypeError(f"{type(self).__name__} does not define mask_prob(t)")
+
+    def rate(self, t: Tensor) -> Tensor:
+        """dp/dt, same shape as `t`; by automatic differentiation of `mask_prob`."""
+        with torch.enable_grad():
+            x = t.detach().requires_grad_()
+            p = self.mask_prob(x)
+            if not p.requires_grad:  # a constant
+                return torch.zeros_like(t)
+            (slope,) = torch.autograd.grad(p.sum(), x)
+        return slope
+
+    def weight(self, t: Tensor) -> Tensor:
+        """NELBO weight w(t) = p'(t) / (sweeps p(t)), the negative of the paper's alpha'/(1 - alpha)."""
+        return self.rate(t) / (self.sweeps * self.mask_prob(t))
+
+    def at_progress(self, fraction: float) -> Self:
+        """The schedule to use once `fraction` in [0, 1] of the training steps are done; itself by default."""
+        return self

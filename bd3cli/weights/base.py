@@ -1,0 +1,27 @@
+"""The base class of loss weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossWeight:
+    """A factor w_hat on the NELBO's weight, usually a function of lambda = log(alpha / (1 - alpha)).
+
+    Subclass it as a frozen dataclass and write `weight`. The result must be finite for every alpha in
+    [0, 1]: write it in terms of alpha, since lambda is -inf when everything is masked.
+    """
+
+    def weight(self, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
+        """w_hat for alpha = 1 - p(t) and its time derivative, same shape as `alpha`."""
+        raise TypeError(f"{type(self).__name__} does not define weight(alpha, dalpha_dt)")
+
+    def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
+        """The product w * w_hat that multiplies the training loss.
+
+        Override it when the product is simpler, or finite where its factors are not.
+        """
+        return nelbo_weight * self.weight(alpha, dalpha_dt)
