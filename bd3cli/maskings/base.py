@@ -6,7 +6,7 @@ Shapes: B sequences, L positions, N = L / block_size blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -97,10 +97,7 @@ class Masking:
             error rather than an option without effect.
     """
 
-    uses_schedule = False
-
-    if TYPE_CHECKING:
-        uses_schedule: bool
+    uses_schedule: ClassVar[bool] = False
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         """Masks and weights for a batch, as a pure function of its arguments."""

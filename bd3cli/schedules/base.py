@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,16 +29,10 @@ class NoiseSchedule:
         only_block_size: the one block size the schedule is defined for, or None.
     """
 
-    floor = 0.0
-    sweeps = 1
-    t_min = 0.0
-    only_block_size = None
-
-    if TYPE_CHECKING:  # declared for type checkers only: annotations would make them dataclass fields
-        floor: float
-        sweeps: int
-        t_min: float
-        only_block_size: int | None
+    floor: ClassVar[float] = 0.0
+    sweeps: ClassVar[int] = 1
+    t_min: ClassVar[float] = 0.0
+    only_block_size: ClassVar[int | None] = None
 
     def mask_prob(self, t: Tensor) -> Tensor:
         """Mask probability p(t), same shape as `t`."""
