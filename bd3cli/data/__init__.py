@@ -1,0 +1,42 @@
+"""Data: from a name or a file to contexts of token ids.
+
+`load_split` gives the contexts of one split, tokenised once and cached; `load_tokenizer` goes between text
+and ids; `resolve_documents` shows the documents themselves; `list_datasets` names the registered data sets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bd3cli.data.corpora import DatasetInfo, list_datasets
+from bd3cli.data.documents import Documents
+from bd3cli.data.loading import PackedSplit, load_split
+from bd3cli.data.sources import resolve
+from bd3cli.data.splits import Split
+from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from bd3cli.config import DataConfig
+
+__all__ = [
+    "DatasetInfo",
+    "Documents",
+    "PackedSplit",
+    "Tokenizer",
+    "list_datasets",
+    "load_split",
+    "load_tokenizer",
+    "resolve_documents",
+]
+
+
+def resolve_documents(config: DataConfig, split: Split) -> Documents:
+    """The documents of a split, read lazily, with a `description` of where they came from.
+
+    Raises:
+        InputError: as `load_split` does.
+    """
+    source = resolve(config, split)
+    documents, facts = source.read()
+    documents.description = {**source.facts, **facts, "documents": len(documents)}
+    return documents
