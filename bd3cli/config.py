@@ -1,0 +1,218 @@
+"""What a run is made from: frozen dataclasses, one a recipe section. Light to import: no torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bd3cli.errors import InputError
+
+Family = Literal["ar", "mdlm", "bd3lm"]
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 256, "blocks": 4, "heads": 4, "cond_dim": 128},
+    "small": {"hidden_size": 768, "blocks": 12, "heads": 12, "cond_dim": 128},
+    "medium": {"hidden_size": 1024, "blocks": 24, "heads": 16, "cond_dim": 128},
+}
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its explanation, which `config show` and the docs print."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where text comes from and how it becomes contexts of tokens."""
+
+    name: str = option("pydocs", "registered data set, hub name, or local file or directory")
+    tokenizer: str = option("bytes", "'bytes', a tiktoken encoding such as 'gpt2', a .tiktoken file, or hf:NAME")
+    train: str | None = option(None, "file to train on, instead of the data set's own split")
+    validation: str | None = option(None, "file to validate on, instead of the data set's own split")
+    test: str | None = option(None, "file to test on, instead of the data set's own split")
+    column: str | None = option(None, "text column of tabular data; the data set's own, else 'text'")
+    document: Literal["auto", "file", "paragraph", "line"] = option("auto", "what one document is in plain text")
+    packing: Literal["wrap", "pad"] = option("wrap", "cut the stream of documents, or one document a context")
+    context: Literal["bos", "bos-eos"] = option("bos", "BOS + L-1 tokens, or the paper's BOS + L-2 tokens + EOS")
+    max_documents: int | None = option(None, "train on a seeded subset of this many documents")
+    subset_seed: int = option(0, "seed of that subset")
+    detokenize: str = option("auto", "detokenizer: the data set's own ('auto'), 'none', or a name")
+    workers: int = option(0, "tokenisation processes; 0 chooses")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    size: Literal["tiny", "small", "medium"] = option("tiny", "preset for the four sizes below")
+    length: int = option(128, "context length L in tokens")
+    hidden_size: int = option(256, "width")
+    blocks: int = option(4, "transformer blocks")
+    heads: int = option(4, "attention heads")
+    cond_dim: int = option(128, "width of the time embedding")
+    dropout: float = option(0.1, "dropout on the residual branches")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised in training. None of it reaches evaluation."""
+
+    family: Family = option("bd3lm", "ar, mdlm (block size = length) or bd3lm")
+    block_size: int = option(4, "block size L' of bd3lm; divides the length")
+    masking: str = option("count", "how training masks are drawn: 'count', the paper's 'bernoulli', or a plugin's")
+    schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
+    weight: str = option("none", "loss weight")
+    clip: tuple[float, float] | None = option(None, "restrict t to [beta, omega] in training; biased, see the docs")
+    resample: bool = option(False, "redraw masks until a block's masked fraction lies in the clip interval")
+    normalise_weight: bool = option(False, "scale the loss weight to mean 1 under the training distribution")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation and bookkeeping."""
+
+    steps: int = option(1000, "optimizer steps")
+    batch_size: int = option(32, "sequences a step, over all processes and micro-batches")
+    micro_batch_size: int | None = option(None, "sequences a forward pass; None: the whole batch at once")
+    learning_rate: float = option(3e-4, "AdamW step size after warmup")
+    beta1: float = option(0.9, "AdamW beta1")
+    beta2: float = option(0.999, "AdamW beta2")
+    weight_decay: float = option(0.0, "AdamW weight decay")
+    gradient_clip: float = option(1.0, "largest gradient norm; 0 turns clipping off")
+    warmup: int = option(2500, "linear warmup steps; at most a tenth of the run is used")
+    ema: float = option(0.9999, "decay of the weight average used in evaluation; 0 turns it off")
+    precision: Literal["auto", "fp32", "bf16"] = option("auto", "bf16 autocast where the hardware has it")
+    attention: str = option("auto", "block attention backend")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+    compile: bool = option(False, "torch.compile the network")
+    log_every: int = option(10, "steps between metric records")
+    validate_every: int = option(250, "steps between validations")
+    validate_sequences: int = option(256, "sequences of the validation split to use, the same ones every time")
+    checkpoint_every: int = option(250, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "most recent checkpoints kept beside the best one")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How likelihoods are estimated; shared by every model of a comparison."""
+
+    estimator: Literal["count", "uniform", "exact"] = option("count", "estimator of the NELBO")
+    draws: int = option(1, "forward passes a sequence for 'count' and 'uniform'")
+    sequences: int | None = option(None, "sequences of the split to use; None: all")
+    batch_size: int = option(32, "sequences a forward pass")
+    seed: int = option(0, "seed of the estimator's masks")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete, validated description of a run."""
+
+    name: str = option("tiny", "name of the recipe, used for the run directory")
+    description: str = option("", "one line on what the recipe is for")
+    seed: int = option(0, "seed of initialisation, data order, masks and dropout")
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @property
+    def block_size(self) -> int:
+        """L' in effect: the whole length for mdlm, 1 for ar."""
+        if self.objective.family == "bd3lm":
+            return self.objective.block_size
+        return self.model.length if self.objective.family == "mdlm" else 1
+
+    @property
+    def warmup_steps(self) -> int:
+        """Warmup in effect: a tenth of the run at most, so that the learning rate arrives."""
+        return min(self.train.warmup, max(self.train.steps // 10, 1))
+
+    def __post_init__(self) -> None:
+        check_recipe(self)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse values that cannot work, before anything expensive starts.
+
+    Raises:
+        InputError: naming the key, the value and the remedy.
+    """
+    model, objective, train = recipe.model, recipe.objective, recipe.train
+    for key, value, least in (
+        ("model.length", model.length, 2),
+        ("model.hidden_size", model.hidden_size, 2),
+        ("model.blocks", model.blocks, 1),
+        ("model.heads", model.heads, 1),
+        ("model.cond_dim", model.cond_dim, 1),
+        ("objective.block_size", objective.block_size, 1),
+        ("train.steps", train.steps, 1),
+        ("train.batch_size", train.batch_size, 1),
+        ("train.micro_batch_size", train.micro_batch_size, 1),
+        ("train.warmup", train.warmup, 0),
+        ("train.log_every", train.log_every, 1),
+        ("train.validate_every", train.validate_every, 1),
+        ("train.validate_sequences", train.validate_sequences, 2),
+        ("train.checkpoint_every", train.checkpoint_every, 1),
+        ("train.keep_checkpoints", train.keep_checkpoints, 1),
+        ("eval.draws", recipe.eval.draws, 1),
+        ("eval.sequences", recipe.eval.sequences, 2),
+        ("eval.batch_size", recipe.eval.batch_size, 1),
+        ("data.max_documents", recipe.data.max_documents, 1),
+        ("data.workers", recipe.data.workers, 0),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{key} must be at least {least}, not {value}.")
+    for key, number, low, high in (
+        ("model.dropout", model.dropout, 0.0, 0.999),
+        ("train.ema", train.ema, 0.0, 0.999999),
+        ("train.beta1", train.beta1, 0.0, 0.999999),
+        ("train.beta2", train.beta2, 0.0, 0.999999),
+        ("train.learning_rate", train.learning_rate, 1e-12, 10.0),
+        ("train.weight_decay", train.weight_decay, 0.0, 10.0),
+        ("train.gradient_clip", train.gradient_clip, 0.0, 1e9),
+    ):
+        if not low <= number <= high:  # also refuses NaN
+            raise InputError(f"{key} must lie between {low:g} and {high:g}, not {number}.")
+    if model.hidden_size % model.heads or (model.hidden_size // model.heads) % 2:
+        raise InputError(
+            f"model.hidden_size {model.hidden_size} cannot be split into {model.heads} heads of even width. "
+            "Choose model.heads so that hidden_size / heads is an even whole number."
+        )
+    if objective.family == "bd3lm" and model.length % objective.block_size:
+        fitting = [str(d) for d in range(1, model.length + 1) if model.length % d == 0]
+        raise InputError(
+            f"objective.block_size {objective.block_size} does not divide model.length {model.length}. "
+            f"Choose one of {', '.join(fitting)}, or another length."
+        )
+    _check_objective(recipe)
+    micro = train.micro_batch_size
+    if micro is not None and train.batch_size % micro:
+        raise InputError(
+            f"train.micro_batch_size {micro} does not divide train.batch_size {train.batch_size}. "
+            "Choose a divisor, so that every micro-batch weighs the same."
+        )
+
+
+def _check_objective(recipe: Recipe) -> None:
+    objective, default = recipe.objective, ObjectiveConfig()
+    if objective.clip is not None:
+        beta, omega = objective.clip
+        if not 0 <= beta < omega <= 1:
+            raise InputError(
+                f"objective.clip {beta:g},{omega:g} is not an interval. It needs 0 <= beta < omega <= 1."
+            )
+    if objective.resample and objective.clip is None:
+        raise InputError("objective.resample needs objective.clip: it redraws masks until they lie inside it.")
+    if objective.family == "ar":
+        for key in ("schedule", "weight", "clip", "resample", "normalise_weight"):
+            if getattr(objective, key) != getattr(default, key):
+                raise InputError(
+                    f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "
+                    "or choose family bd3lm or mdlm."
+                )
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Nested plain values, ready for JSON or TOML."""
+    return dataclasses.asdict(recipe)

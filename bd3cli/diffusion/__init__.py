@@ -1,0 +1,1 @@
+"""From clean tokens to a scored forward pass: corruption, the training objective, likelihood terms."""

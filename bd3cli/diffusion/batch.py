@@ -1,0 +1,92 @@
+"""One forward pass and what to score in it. Shapes: B sequences, S input positions, M scored tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bd3cli.maskings import MaskDraw
+from bd3cli.model import Transformer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of the network and the tokens to score, prepared on the CPU so that the device never waits.
+
+    Attributes:
+        x_t: [B, S] network input (noisy tokens; for ``ar`` the clean tokens but the last).
+        x_0: [B, S] clean tokens for block diffusion with more than one block, else None.
+        index: [M] flat positions in B*S whose output is scored.
+        target: [M] token ids to predict there.
+        weight: [M] factor of each token's loss; float64 here, float32 once moved to a device.
+        row: [M] sequence each scored token belongs to.
+    """
+
+    x_t: Tensor
+    x_0: Tensor | None
+    index: Tensor
+    target: Tensor
+    weight: Tensor
+    row: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`, for the network."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)} | {"weight": self.weight.float()}
+        return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+
+def autoregressive_batch(tokens: Tensor, valid: Tensor) -> Batch:
+    """Next-token prediction of every valid token [B, L] but the first, which is given."""
+    inputs, scored = tokens[:, :-1], valid[:, 1:]
+    row, column = scored.nonzero(as_tuple=True)
+    return Batch(
+        x_t=inputs,
+        x_0=None,
+        index=row * inputs.shape[1] + column,
+        target=tokens[row, column + 1],
+        weight=torch.ones(len(row), dtype=torch.float64),
+        row=row,
+    )
+
+
+def masked_batch(tokens: Tensor, valid: Tensor, draw: MaskDraw, mask_id: int, block_size: int) -> Batch:
+    """Prediction of the masked tokens of `tokens` [B, L], each weighted by its block's weight.
+
+    Padding is always masked and never scored: if it showed, it would tell the network where the text ends.
+    """
+    length = tokens.shape[1]
+    row, column = draw.mask.nonzero(as_tuple=True)
+    return Batch(
+        x_t=tokens.masked_fill(draw.mask | ~valid, mask_id),
+        x_0=tokens if block_size < length else None,
+        index=row * length + column,
+        target=tokens[row, column],
+        weight=draw.weight[row, column // block_size],
+        row=row,
+    )
+
+
+def maskable(valid: Tensor) -> Tensor:
+    """Positions [B, L] whose token is predicted: the valid ones but the first (BOS is given)."""
+    out = valid.clone()
+    out[:, 0] = False
+    return out
+
+
+def token_nll(model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None) -> Tensor:
+    """-log p of every scored token, [M] in nats, under the SUBS parameterization.
+
+    The mask token has probability zero; unmasked tokens are copied and so never scored (Sahoo et al. 2024).
+
+    Args:
+        forward: stands in for the model's own forward pass, for example a compiled one.
+    """
+    hidden = (forward or model)(batch.x_t, batch.x_0).flatten(0, 1)[batch.index]
+    logits = model.logits(hidden).float()
+    if model.config.mask_id is not None:
+        logits[:, model.config.mask_id] = -torch.inf
+    return F.cross_entropy(logits, batch.target, reduction="none")

@@ -1,0 +1,71 @@
+"""The training objective of a recipe: clean tokens in, a weighted scored batch out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bd3cli.config import ObjectiveConfig
+from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
+from bd3cli.maskings import MaskContext, Masking, MaskNoise, get_masking
+from bd3cli.schedules import NoiseSchedule, get_schedule
+from bd3cli.weights import LossWeight, get_weight
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How training batches are corrupted and weighted. Evaluation never sees one of these.
+
+    Attributes:
+        masking, schedule, weight: None for ``ar``, which has nothing to corrupt.
+    """
+
+    config: ObjectiveConfig
+    mask_id: int
+    block_size: int
+    masking: Masking | None
+    schedule: NoiseSchedule | None
+    weight: LossWeight | None
+    scale: float = 1.0
+    token_counts: Tensor | None = None
+
+    @staticmethod
+    def build(
+        config: ObjectiveConfig, mask_id: int, block_size: int, token_counts: Tensor | None = None
+    ) -> Objective:
+        """Instantiate the plugins a recipe names. `token_counts` [V] are those of the training data."""
+        if config.family == "ar":
+            return Objective(config, mask_id, 1, None, None, None)
+        schedule, weight = get_schedule(config.schedule), get_weight(config.weight)
+        scale = 1.0
+        if config.normalise_weight:
+            from bd3cli.weights import weight_normaliser
+
+            scale = 1 / weight_normaliser(weight, schedule, config.clip)
+        masking = get_masking(config.masking)
+        return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts)
+
+    def batch(self, tokens: Tensor, valid: Tensor, noise: MaskNoise, progress: float) -> Batch:
+        """The scored batch for clean `tokens` [B, L].
+
+        Args:
+            valid: [B, L] bool, False on padding.
+            noise: the randomness of these rows.
+            progress: fraction of the training steps done, for schedules that move.
+        """
+        if self.masking is None or self.schedule is None or self.weight is None:
+            return autoregressive_batch(tokens, valid)
+        context = MaskContext(
+            tokens=tokens,
+            maskable=maskable(valid),
+            block_size=self.block_size,
+            schedule=self.schedule.at_progress(progress),
+            clip=self.config.clip,
+            resample=self.config.resample,
+            token_counts=self.token_counts,
+        )
+        draw = self.masking.draw(noise, context)
+        weight = self.weight.scaled(draw.weight, 1 - draw.mask_prob, -draw.rate) * self.scale
+        weighted = type(draw)(draw.mask, weight, draw.mask_prob, draw.rate)
+        return masked_batch(tokens, valid, weighted, self.mask_id, self.block_size)

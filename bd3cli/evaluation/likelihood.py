@@ -1,0 +1,173 @@
+"""Negative log-likelihood (or its bound) of held-out sequences, with an interval.
+
+Nothing of a run's training objective gets in here: no schedule, clip, masking or loss weight. The estimators
+draw their own masks, under p(t) = t or its exact count form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bd3cli.data import PackedSplit, Tokenizer
+from bd3cli.diffusion.batch import autoregressive_batch, maskable, masked_batch, token_nll
+from bd3cli.errors import InputError
+from bd3cli.evaluation.estimators import Estimator, make_estimator
+from bd3cli.model import Transformer
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A likelihood with what is needed to believe it.
+
+    Attributes:
+        nelbo: [n] nats of each sequence (an upper bound on its -log p unless `exact_nll`).
+        tokens: [n] predicted tokens of each sequence (BOS and padding are not predicted).
+        bytes: UTF-8 bytes of all predicted tokens; special tokens count none.
+        estimator: ``count``, ``uniform``, ``exact``, or ``nll`` where no masks are involved.
+        exact: True when no Monte Carlo is involved.
+        forward_passes: network evaluations a sequence.
+        sequences: indices of the sequences in the split.
+    """
+
+    nelbo: np.ndarray
+    tokens: np.ndarray
+    bytes: int
+    estimator: str
+    exact: bool
+    forward_passes: int
+    sequences: list[int]
+
+    @property
+    def nats_per_token(self) -> float:
+        return float(self.nelbo.sum() / self.tokens.sum())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `nats_per_token` over sequences (ratio estimator; includes Monte Carlo noise)."""
+        n = len(self.nelbo)
+        residual = self.nelbo - self.nats_per_token * self.tokens
+        return float(math.sqrt(n / (n - 1) * np.square(residual).sum()) / self.tokens.sum())
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95% interval of `nats_per_token`, Student's t over sequences."""
+        half = float(stats.t.ppf(0.975, len(self.nelbo) - 1)) * self.stderr
+        return self.nats_per_token - half, self.nats_per_token + half
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """All predicted nats over all predicted bytes; None when the tokens spell no bytes."""
+        return float(self.nelbo.sum() / math.log(2) / self.bytes) if self.bytes else None
+
+    def summary(self) -> dict[str, object]:
+        """The fields of ``bd3cli eval --json``. Perplexities are exp of nats per token."""
+        low, high = self.ci95
+        return {
+            "ppl": math.exp(min(self.nats_per_token, 700.0)),
+            "ci95": [math.exp(min(low, 700.0)), math.exp(min(high, 700.0))],
+            "nats_per_token": self.nats_per_token,
+            "stderr_nats_per_token": self.stderr,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": int(self.tokens.sum()),
+            "sequences": len(self.nelbo),
+            "forward_passes": self.forward_passes,
+            "estimator": self.estimator,
+            "exact": self.exact,
+        }
+
+
+def likelihood(
+    model: Transformer,
+    split: PackedSplit,
+    tokenizer: Tokenizer | None = None,
+    *,
+    estimator: str = "count",
+    draws: int = 1,
+    sequences: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Likelihood:
+    """Evaluate `model` on a split.
+
+    Args:
+        tokenizer: gives the byte length of each token; without it bits per byte are not reported.
+        estimator: ``count``, ``uniform`` or ``exact``. An ``ar`` model has an exact likelihood and uses none.
+        draws: forward passes a sequence of ``count`` and ``uniform``.
+        sequences: evaluate a fixed random subset of this many; the same one for every model and seed.
+        seed: of the masks.
+
+    Raises:
+        InputError: too few sequences, or an estimator that cannot serve this model.
+    """
+    chosen = choose_sequences(len(split), sequences)
+    if len(chosen) < 2:
+        raise InputError(
+            f"The split has {len(split)} sequence(s) of {model.config.length} tokens; an interval needs at "
+            "least 2. Use more text or a shorter length."
+        )
+    scheme: Estimator | None = None
+    if model.config.family != "ar":
+        scheme = make_estimator(estimator, model.config.block_size, len(split), draws, seed)
+    nelbo, tokens, byte_count = [], [], 0
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
+        nelbo.append(_sequence_nelbo(model, scheme, part, ids, valid))
+        predicted = maskable(valid)
+        tokens.append(predicted.sum(1).numpy())
+        if tokenizer is not None:
+            byte_count += int(tokenizer.token_bytes[ids[predicted].numpy()].sum())
+        if progress is not None:
+            progress(min(start + batch_size, len(chosen)), len(chosen))
+    passes = scheme.passes if scheme else 1
+    # With one token a block `count` has a single mask: the estimate is the likelihood itself.
+    exact = scheme is None or scheme.name == "exact" or (model.config.block_size == 1 and scheme.name == "count")
+    return Likelihood(
+        nelbo=np.concatenate(nelbo),
+        tokens=np.concatenate(tokens),
+        bytes=byte_count,
+        estimator=scheme.name if scheme else "nll",
+        exact=exact,
+        forward_passes=passes,
+        sequences=chosen,
+    )
+
+
+def choose_sequences(total: int, wanted: int | None) -> list[int]:
+    """A random subset in order, the same one for every model, seed and call."""
+    if wanted is None or wanted >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng(0).permutation(total)[:wanted].tolist())
+
+
+@torch.inference_mode()
+def _sequence_nelbo(
+    model: Transformer, scheme: Estimator | None, indices: list[int], tokens: Tensor, valid: Tensor
+) -> np.ndarray:
+    """Nats of each sequence [n] in float64."""
+    device = next(model.parameters()).device
+    if scheme is None:
+        batches = [autoregressive_batch(tokens, valid)]
+    else:
+        c = model.config
+        assert c.mask_id is not None
+        draws = scheme.draws(indices, maskable(valid))
+        batches = [masked_batch(tokens, valid, draw, c.mask_id, c.block_size) for draw in draws]
+    total = torch.zeros(len(tokens), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        nll = token_nll(model, batch.to(device)).double().cpu()
+        total.index_add_(0, batch.row, nll * batch.weight)
+    model.train(was_training)
+    return total.numpy()

@@ -1,0 +1,71 @@
+"""What defines a network, independent of how it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bd3cli.errors import InputError
+
+Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape and behaviour of a `Transformer`.
+
+    Attributes:
+        family: ``ar`` is causal and has no time modulation; ``mdlm`` and ``sedd`` attend everywhere;
+            ``bd3lm`` attends within a block and to earlier clean blocks.
+        vocab_size: rows of the embedding, the mask token's included.
+        mask_id: id of the mask token; None for ``ar`` networks without one.
+        length: context length L the network was trained for.
+        block_size: L'; equal to `length` for ``mdlm`` and ``sedd``, 1 for ``ar``.
+        hidden_size: width d.
+        blocks: number of transformer blocks.
+        heads: attention heads; divides `hidden_size`.
+        cond_dim: width of the time embedding.
+        dropout: probability on the two residual branches.
+        time_conditioning: whether the noise level reaches the network; when False it sees sigma = 0.
+    """
+
+    family: Family
+    vocab_size: int
+    mask_id: int | None
+    length: int
+    block_size: int
+    hidden_size: int = 256
+    blocks: int = 4
+    heads: int = 4
+    cond_dim: int = 128
+    dropout: float = 0.1
+    time_conditioning: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise InputError(
+                f"model.hidden_size {self.hidden_size} cannot be split into {self.heads} heads of even width. "
+                "Choose model.heads so that hidden_size / heads is an even whole number."
+            )
+        if self.length % self.block_size:
+            raise InputError(
+                f"block size {self.block_size} does not divide the length {self.length}. "
+                f"Choose one of: {', '.join(map(str, divisors(self.length)))}."
+            )
+
+    @property
+    def causal(self) -> bool:
+        return self.family == "ar"
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the network has the adaLN time modulation (every family but ``ar``)."""
+        return self.family != "ar"
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.heads
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

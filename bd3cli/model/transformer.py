@@ -1,0 +1,185 @@
+"""The diffusion transformer (DiT-style, Peebles & Xie 2023) in the layout of the paper's checkpoints.
+
+Shapes: B batch, L context length, S positions given, H heads, D head_dim, d hidden, c cond_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bd3cli.attention import block_attention
+from bd3cli.model.cache import KVCache
+from bd3cli.model.config import TransformerConfig
+from bd3cli.model.layers import Embedding, LayerNorm, Rotary, TimeEmbedding, modulate, rotate, zero_linear
+
+Modulation = tuple[Tensor, ...]  # six [B or 1, 1, d] tensors a block, two for the head, none for `ar`
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each modulated by the time embedding when there is one."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm1 = LayerNorm(d)
+        self.attn_qkv = nn.Linear(d, 3 * d, bias=False)
+        self.attn_out = nn.Linear(d, d, bias=False)
+        self.norm2 = LayerNorm(d)
+        self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(approximate="tanh"), nn.Linear(4 * d, d))
+        if config.modulated:
+            self.adaLN_modulation = zero_linear(config.cond_dim, 6 * d)
+
+    def qkv(self, x: Tensor, modulation: Modulation, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Rotated queries and keys, and values, of [B, S, d]: each [B, S, H, D]."""
+        h = self.norm1(x)
+        if modulation:
+            h = modulate(h, modulation[0], modulation[1])
+        q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return rotate(q, *angles), rotate(k, *angles), v
+
+    def kv(self, x: Tensor, modulation: Modulation, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """`qkv` without the queries, for positions whose output nobody reads."""
+        h = self.norm1(x)
+        if modulation:
+            h = modulate(h, modulation[0], modulation[1])
+        weight = self.attn_qkv.weight[x.shape[-1] :]
+        k, v = F.linear(h, weight).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return rotate(k, *angles), v
+
+    def update(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
+        """Residual stream [B, S, d] after this block, given the attention's output [B, S, H, D]."""
+        branch = self.attn_out(attended.flatten(2))
+        if not modulation:
+            x = x + self._drop(branch)
+            return x + self._drop(self.mlp(self.norm2(x)))
+        _, _, gate_attn, shift, scale, gate_mlp = modulation
+        x = x + gate_attn * self._drop(branch)
+        return x + gate_mlp * self._drop(self.mlp(modulate(self.norm2(x), shift, scale)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Head(nn.Module):
+    """Final normalisation, modulation and the untied output layer, which starts at zero."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm_final = LayerNorm(config.hidden_size)
+        self.linear = zero_linear(config.hidden_size, config.vocab_size)
+        if config.modulated:
+            self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size)
+
+    def normalise(self, x: Tensor, modulation: Modulation) -> Tensor:
+        h: Tensor = self.norm_final(x)
+        return modulate(h, *modulation) if modulation else h
+
+
+class Transformer(nn.Module):
+    """The denoising network of every family.
+
+    `forward` returns final hidden states and `logits` turns chosen ones into logits, so that the vocabulary
+    projection is only paid for positions that are used.
+    """
+
+    def __init__(self, config: TransformerConfig, attention: str = "auto") -> None:
+        """`attention` names the backend of `bd3cli.attention` used for block attention."""
+        super().__init__()
+        self.config = config
+        self.attention = attention
+        self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
+        if config.modulated:
+            self.sigma_map = TimeEmbedding(config.cond_dim)
+        self.rotary_emb = Rotary(config.head_dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.output_layer = Head(config)
+
+    def forward(self, x_t: Tensor, x_0: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, d] of the noisy positions.
+
+        Args:
+            x_t: [B, S] noisy token ids (``ar``: the clean tokens).
+            x_0: [B, S] clean token ids for ``bd3lm`` with more than one block; None otherwise.
+            sigma: [B] noise levels, only for networks with `time_conditioning`.
+        """
+        length = x_t.shape[1]
+        angles = self.rotary_emb(torch.arange(length, device=x_t.device))
+        *modulations, head = self._modulation(sigma, x_t.device)
+        if x_0 is None:
+            x = self.vocab_embed(x_t)
+            for block, modulation in zip(self.blocks, modulations, strict=True):
+                q, k, v = (z.transpose(1, 2) for z in block.qkv(x, modulation, angles))
+                attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.config.causal)
+                x = block.update(x, attended.transpose(1, 2), modulation)
+            return self.output_layer.normalise(x, head)
+
+        x = self.vocab_embed(torch.cat((x_t, x_0), dim=1))
+        both = (torch.cat((angles[0], angles[0])), torch.cat((angles[1], angles[1])))
+        for block, modulation in zip(self.blocks[:-1], modulations[:-1], strict=True):
+            q, k, v = block.qkv(x, modulation, both)
+            x = block.update(x, self._block_attention(q, k, v), modulation)
+        # Nobody reads the clean half after the last block: it only lends its keys and values.
+        noisy, clean = x[:, :length], x[:, length:]
+        block, modulation = self.blocks[-1], modulations[-1]
+        q, k, v = block.qkv(noisy, modulation, angles)
+        k_clean, v_clean = block.kv(clean, modulation, angles)
+        attended = self._block_attention(q, torch.cat((k, k_clean), 1), torch.cat((v, v_clean), 1))
+        return self.output_layer.normalise(block.update(noisy, attended, modulation), head)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits [..., V] of hidden states [..., d]."""
+        out: Tensor = self.output_layer.linear(hidden)
+        return out
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens."""
+        c = self.config
+        weight = self.output_layer.linear.weight
+        cache = KVCache.allocate(c.blocks, batch, c.heads, capacity, c.head_dim, weight.device, weight.dtype)
+        cache.modulation = self._modulation(None, weight.device)
+        return cache
+
+    def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states [B, S, d] of tokens that follow the cache's committed ones.
+
+        A position attends to every position of its own block and of earlier blocks (block size 1: causally).
+        Keys and values are written to the cache but not committed.
+        """
+        start, size = cache.length, tokens.shape[1]
+        positions = torch.arange(start, start + size, device=tokens.device)
+        angles = self.rotary_emb(positions)
+        mask = self._visible(start, start + size, tokens.device)
+        *modulations, head = cache.modulation
+        x = self.vocab_embed(tokens)
+        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+            q, k, v = block.qkv(x, modulation, angles)
+            keys, values = cache.write(layer, k, v)
+            attended = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
+            x = block.update(x, attended.transpose(1, 2), modulation)
+        return self.output_layer.normalise(x, head)
+
+    def _visible(self, start: int, end: int, device: torch.device) -> Tensor | None:
+        """Which of the keys 0..end the queries start..end see, [end - start, end]; None when all of them."""
+        size = self.config.block_size
+        if start // size == (end - 1) // size:
+            return None
+        block = torch.arange(end, device=device) // size
+        return block[None, :] <= block[start:, None]
+
+    def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return block_attention(q, k, v, block_size=self.config.block_size, backend=self.attention)
+
+    def _modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
+        """The modulation of every block, then of the head. Without time conditioning one row serves all."""
+        if not self.config.modulated:
+            return [()] * (len(self.blocks) + 1)
+        if sigma is None or not self.config.time_conditioning:
+            sigma = torch.zeros(1, device=device)
+        condition = F.silu(self.sigma_map(sigma)).unsqueeze(1)  # [B or 1, 1, c]
+        return [
+            *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self.blocks),
+            self.output_layer.adaLN_modulation(condition).chunk(2, dim=-1),
+        ]

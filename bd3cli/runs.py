@@ -1,0 +1,155 @@
+"""A trained model, ready to use: the network with its averaged weights, the tokenizer and the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bd3cli.attention import choose_backend
+from bd3cli.config import Recipe
+from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
+from bd3cli.device import choose_device
+from bd3cli.diffusion.subs import subs_log_probs
+from bd3cli.errors import InputError
+from bd3cli.evaluation import Likelihood, likelihood
+from bd3cli.evaluation.likelihood import Progress
+from bd3cli.model import Transformer, TransformerConfig, load_tensors
+from bd3cli.model.upstream import is_upstream, load_upstream
+from bd3cli.resolve import from_toml
+from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.record import RECIPE, RunDirectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run opened for evaluation and sampling.
+
+    Attributes:
+        path: where it was read from.
+        model: the network in evaluation mode, averaged weights when the run kept an average.
+        tokenizer: None for an upstream-layout checkpoint, which does not name one.
+        recipe: None for an upstream-layout checkpoint.
+        record: the run record, empty for an upstream-layout checkpoint.
+        checkpoint: name of the checkpoint loaded.
+        step: optimizer steps behind it.
+    """
+
+    path: Path
+    model: Transformer
+    tokenizer: Tokenizer | None
+    recipe: Recipe | None
+    record: dict[str, Any]
+    checkpoint: str
+    step: int | None
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.model.config
+
+    @staticmethod
+    def load(path: str | Path, *, checkpoint: str = "best", device: str = "auto", attention: str = "auto") -> Run:
+        """See `bd3cli.load`."""
+        folder, where = Path(path), choose_device(device)
+        backend = choose_backend(attention, where, torch.float32).name
+        if is_upstream(folder):
+            model = load_upstream(folder, backend).to(where)
+            return Run(folder, model, None, None, {}, "model.safetensors", None)
+        record = RunDirectory(folder).read_record()
+        recipe = read_recipe(folder)
+        tokenizer = load_tokenizer(recipe.data.tokenizer)
+        recorded = record.get("tokenizer", {}).get("fingerprint")
+        if recorded != tokenizer.fingerprint:
+            raise InputError(
+                f"The tokenizer {recipe.data.tokenizer!r} is not the one {folder} was trained with "
+                f"(fingerprint {tokenizer.fingerprint[:12]}, recorded {str(recorded)[:12]}). Restore the original."
+            )
+        found = CheckpointStore(folder / "checkpoints").load(checkpoint)
+        from bd3cli.training.loop import network_config
+
+        model = Transformer(network_config(recipe, tokenizer), backend)
+        load_tensors(model, found.weights(average=bool(recipe.train.ema)), str(found.path))
+        return Run(folder, model.to(where).eval(), tokenizer, recipe, record, found.path.name, found.step)
+
+    @torch.inference_mode()
+    def logits(self, x_t: Tensor, x_0: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        """Log-probabilities [B, L, V] after the SUBS parameterization.
+
+        Args:
+            x_t: [B, L] noisy ids; for ``ar`` the clean tokens, and position i holds the log-probabilities
+                of token i + 1.
+            x_0: [B, L] clean ids, required by ``bd3lm`` with more than one block.
+            sigma: [B] noise levels, for networks conditioned on time.
+
+        Raises:
+            InputError: inputs that do not fit the network.
+        """
+        c = self.config
+        blocks = c.family == "bd3lm" and c.block_size < c.length
+        if blocks != (x_0 is not None):
+            need = "needs x_0, the clean tokens beside x_t" if blocks else "takes no x_0"
+            raise InputError(f"A {c.family} network with block size {c.block_size} {need}.")
+        if x_0 is not None and x_0.shape != x_t.shape:
+            raise InputError(f"x_t is {list(x_t.shape)} and x_0 is {list(x_0.shape)}; they must have one shape.")
+        if blocks and x_t.shape[1] % c.block_size:
+            raise InputError(f"{x_t.shape[1]} positions are not whole blocks of {c.block_size} tokens.")
+        logits = self.model.logits(self.model(x_t, x_0, sigma)).float()
+        if c.mask_id is None:
+            return logits.log_softmax(-1)
+        if c.family == "ar":
+            logits[..., c.mask_id] = -torch.inf
+            return logits.log_softmax(-1)
+        return subs_log_probs(logits, x_t, c.mask_id)
+
+    def split(self, name: str = "test", data: str | None = None, progress: Any = None) -> PackedSplit:
+        """A split of the run's own data, or of `data`, packed the way the run was trained."""
+        recipe = self._require_recipe()
+        config = recipe.data
+        if data is not None:
+            config = replace(config, name=data, train=None, validation=None, test=None, column=None)
+        return load_split(config, name, recipe.model.length, progress=progress)  # type: ignore[arg-type]
+
+    def evaluate(
+        self,
+        split: PackedSplit,
+        *,
+        estimator: str | None = None,
+        draws: int | None = None,
+        sequences: int | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Likelihood:
+        """Likelihood of a split; what is None comes from the recipe's ``eval`` section."""
+        defaults = self._require_recipe().eval
+        return likelihood(
+            self.model,
+            split,
+            self.tokenizer,
+            estimator=estimator or defaults.estimator,
+            draws=draws or defaults.draws,
+            sequences=sequences or defaults.sequences,
+            seed=defaults.seed if seed is None else seed,
+            batch_size=batch_size or defaults.batch_size,
+            progress=progress,
+        )
+
+    def _require_recipe(self) -> Recipe:
+        if self.recipe is None:
+            raise InputError(
+                f"{self.path} is a bare checkpoint: it names no tokenizer and no data, so it cannot be evaluated "
+                "or sampled from the command line."
+            )
+        return self.recipe
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run directory."""
+    path = folder / RECIPE
+    try:
+        return from_toml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. The run directory is incomplete.") from error

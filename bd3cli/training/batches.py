@@ -1,0 +1,39 @@
+"""Which sequences a step trains on: a pure function of (seed, step), so that a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bd3cli.rng import generator
+
+
+@dataclass
+class DataOrder:
+    """A fresh shuffle of all sequences every epoch, cut into batches that may span two epochs.
+
+    Attributes:
+        total: sequences in the split.
+        batch_size: sequences a step.
+        seed: of the shuffles.
+    """
+
+    total: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def indices(self, step: int) -> list[int]:
+        """Sequence indices of global step `step`, counted from 0."""
+        start = step * self.batch_size
+        return [self._at(position) for position in range(start, start + self.batch_size)]
+
+    def _at(self, position: int) -> int:
+        epoch, offset = divmod(position, self.total)
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.total, generator=generator(self.seed, "order", epoch))
+            self._epoch = epoch
+        return int(self._order[offset])

@@ -1,0 +1,193 @@
+"""Checkpoints that are whole or absent: written aside, flushed, renamed, and checked when read.
+
+``checkpoints/step-00000250/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.pt`` and
+``state.json`` with the SHA-256 of the others. ``best.json`` names the best one so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bd3cli.errors import InputError, RunError
+
+NAME = re.compile(r"step-\d{8}")
+MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        path: its directory.
+        state: ``step``, the validation result if any, and checksums.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def weights(self, average: bool = True) -> dict[str, Tensor]:
+        """The averaged weights when there are any and they are wanted, else the raw ones."""
+        name = AVERAGE if average and AVERAGE in self.state["sha256"] else MODEL
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{self.path / name} cannot be read: {error}.") from error
+
+    def optimizer(self) -> dict[str, Any]:
+        """Optimizer and scheduler state."""
+        try:
+            state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise InputError(f"{self.path / OPTIMIZER} cannot be read: {error}.") from error
+        return state
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """`keep` recent checkpoints survive besides the best one."""
+        self.folder, self.keep = folder, keep
+
+    def names(self) -> list[str]:
+        """Complete checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name) and (p / STATE).is_file())
+
+    def best(self) -> str | None:
+        """Name of the checkpoint with the lowest validation NELBO, if one was validated."""
+        try:
+            name = json.loads((self.folder / "best.json").read_text())["checkpoint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return name if name in self.names() else None
+
+    def save(
+        self,
+        step: int,
+        model: dict[str, Tensor],
+        average: dict[str, Tensor] | None,
+        optimizer: dict[str, Any],
+        extra: dict[str, Any],
+    ) -> str:
+        """Write a checkpoint atomically and drop old ones.
+
+        Raises:
+            RunError: the disk refused; earlier checkpoints are untouched.
+        """
+        name = f"step-{step:08d}"
+        part = self.folder / f".{name}.part-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, part / MODEL)
+            if average is not None:
+                save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, part / AVERAGE)
+            torch.save(optimizer, part / OPTIMIZER)
+            files = sorted(p.name for p in part.iterdir())
+            state = {"schema": 1, "step": step, "sha256": {f: file_sha256(part / f) for f in files}, **extra}
+            (part / STATE).write_text(json.dumps(state, indent=1) + "\n")
+            for file in part.iterdir():
+                _flush(file)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            part.rename(self.folder / name)
+            _flush(self.folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            kept = self.names()
+            raise RunError(
+                f"Checkpoint {name} could not be written to {self.folder}: {error}. "
+                + (f"{kept[-1]} is intact; free some space and resume." if kept else "There is none before it.")
+            ) from error
+        self._retain()
+        return name
+
+    def mark_best(self, name: str, nats_per_token: float) -> None:
+        part = self.folder / f".best.json.part-{os.getpid()}"
+        part.write_text(json.dumps({"checkpoint": name, "nats_per_token": nats_per_token}) + "\n")
+        part.replace(self.folder / "best.json")
+        self._retain()
+
+    def load(self, which: str = "last") -> Checkpoint:
+        """Read and verify ``last``, ``best`` or a named checkpoint.
+
+        Raises:
+            InputError: there is none, or its files do not match their checksums.
+        """
+        names = self.names()
+        if not names:
+            raise InputError(f"{self.folder} holds no complete checkpoint. Train the run for longer, or resume it.")
+        name = {"last": names[-1], "best": self.best() or names[-1]}.get(which, which)
+        if name not in names:
+            raise InputError(f"There is no checkpoint {which!r} in {self.folder}. There are: {', '.join(names)}.")
+        return self._verified(name)
+
+    def load_latest_good(self) -> tuple[Checkpoint, list[str]]:
+        """The newest checkpoint that verifies, and why newer ones were passed over."""
+        refused: list[str] = []
+        for name in reversed(self.names()):
+            try:
+                return self._verified(name), refused
+            except InputError as error:
+                refused.append(str(error))
+        detail = f" {refused[0]}" if refused else ""
+        raise InputError(f"{self.folder} holds no usable checkpoint to resume from.{detail}")
+
+    def _verified(self, name: str) -> Checkpoint:
+        path = self.folder / name
+        try:
+            state = json.loads((path / STATE).read_text())
+            sums: dict[str, str] = dict(state["sha256"])
+            int(state["step"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path / STATE} is damaged: {error}. Use another checkpoint.") from error
+        for file, expected in sums.items():
+            try:
+                actual = file_sha256(path / file)
+            except OSError as error:
+                raise InputError(f"{path / file} cannot be read: {error.strerror}. Use another one.") from error
+            if actual != expected:
+                raise InputError(
+                    f"{path / file} is corrupt: its SHA-256 is {actual[:12]}..., not {expected[:12]}.... "
+                    "Use another checkpoint (--checkpoint)."
+                )
+        return Checkpoint(path, state)
+
+    def _retain(self) -> None:
+        names = self.names()
+        for name in names[: -self.keep]:
+            if name != self.best():
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
