@@ -100,6 +100,18 @@ def resolve(
     return Resolved(_construct(values), sources)
 
 
+def layered(
+    recipe: Recipe, sources: dict[str, str], options: Mapping[str, tuple[Any, str]], overrides: Sequence[str]
+) -> Resolved:
+    """`recipe`, whose values came from `sources`, with command line options on top."""
+    values = {key: _lookup(recipe, key) for key in known_keys()}
+    for key, (value, source) in options.items():
+        values[key], sources[key] = typed(key, value), source
+    for key, (value, source) in map(_parse_override, overrides):
+        values[key], sources[key] = value, source
+    return Resolved(_construct(values), sources)
+
+
 def from_toml(text: str, source: str) -> Recipe:
     """The recipe written by `to_toml`, without consulting the environment."""
     values: dict[str, Any] = {key.name: key.default for key in known_keys().values()}

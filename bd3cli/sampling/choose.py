@@ -19,7 +19,7 @@ def choose_tokens(
         logits[:, mask_id] = -torch.inf
     probs = (logits / temperature).softmax(-1)
     if nucleus < 1.0:
-        ordered, order = probs.sort(-1, descending=True, stable=True)
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered
         probs = torch.zeros_like(probs).scatter_(-1, order, ordered.masked_fill(before >= nucleus, 0.0))
     cumulative = probs.cumsum(-1)

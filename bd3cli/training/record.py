@@ -77,6 +77,11 @@ class RunDirectory:
     def update_record(self, **changes: Any) -> None:
         self.write_record(self.read_record() | changes)
 
+    def save_sample(self, name: str, text: str) -> None:
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

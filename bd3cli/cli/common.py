@@ -1,0 +1,95 @@
+"""What every command shares: results on stdout, everything else on stderr, one JSON document on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA = 1
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory written by `bd3cli train`.")]
+CheckpointOption = Annotated[
+    str, typer.Option("--checkpoint", help="best, last, or a name such as step-00000500.")
+]
+
+
+def emit_json(document: dict[str, Any]) -> None:
+    """Print the command's one JSON document. Numbers JSON cannot hold become null."""
+    text = json.dumps({"schema": SCHEMA, **finite(document)}, ensure_ascii=False, allow_nan=False, default=str)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities replaced by None, all the way down."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def out() -> Console:
+    """The console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """The console for progress and notices."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def notice(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"bd3cli: {text}\n")
+    sys.stderr.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table on stdout; when piped it is as wide as its content needs, so nothing is cut off."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = out()
+    if not console.is_terminal:
+        console.width = 10_000
+        console.soft_wrap = True
+    console.print(table)
+
+
+def progress_bar(description: str) -> Any:
+    """A Rich progress bar on stderr, off when stderr is not a terminal. Use as a context manager."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = err()
+    return Progress(
+        TextColumn(description),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,91 @@
+"""The application: global options, and how errors leave it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bd3cli import __version__
+from bd3cli.cli import config, data, evaluate, sample, train
+from bd3cli.errors import BD3Error
+
+GLOBAL_FLAGS = ("--debug", "--strict-plugins")
+
+app = typer.Typer(
+    name="bd3cli",
+    help="Train, evaluate and sample block diffusion language models.",
+    epilog="Exit codes: 0 done, 1 a run or check failed, 2 bad usage, recipe or input, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("sample")(sample.sample)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bd3cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    strict_plugins: Annotated[
+        bool, typer.Option("--strict-plugins", help="Fail when any installed plugin does not load.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that every command understands, before or after its name."""
+    if debug:
+        os.environ["BD3CLI_DEBUG"] = "1"
+    if strict_plugins:
+        from bd3cli.plugins import require_plugins_ok
+
+        require_plugins_ok()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Errors meant for the user become one line on stderr; anything else is a defect and says so.
+    """
+    arguments = hoist_global_flags(sys.argv[1:] if argv is None else argv)
+    try:
+        app(args=arguments, prog_name="bd3cli")
+    except BD3Error as error:
+        _report(str(error), error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (MemoryError, RuntimeError, OSError) as error:
+        _report(f"{type(error).__name__}: {error}. Run again with --debug for the traceback.", error)
+        sys.exit(1)
+    except Exception as error:
+        _report(f"this is a defect in bd3cli ({type(error).__name__}: {error}). --debug shows where.", error)
+        sys.exit(1)
+
+
+def hoist_global_flags(arguments: list[str]) -> list[str]:
+    """Move global flags to the front, so that ``bd3cli train --debug`` works too; stops at ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [a for a in arguments[:end] if a in GLOBAL_FLAGS]
+    rest = [a for a in arguments[:end] if a not in GLOBAL_FLAGS]
+    return [*dict.fromkeys(flags), *rest, *arguments[end:]]
+
+
+def _report(message: str, error: BaseException) -> None:
+    if os.environ.get("BD3CLI_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"bd3cli: error: {message}\n")

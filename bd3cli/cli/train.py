@@ -1,0 +1,117 @@
+"""`bd3cli train`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bd3cli.cli import recipe_options as o
+from bd3cli.cli.common import JsonFlag, emit_json
+
+if TYPE_CHECKING:
+    from bd3cli.resolve import Resolved
+    from bd3cli.training.loop import TrainResult
+
+
+def train(
+    recipe: o.RecipeArgument = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run directory to create. [default: runs/NAME-TIME]")
+    ] = None,
+    family: o.Family = None,
+    block_size: o.BlockSize = None,
+    length: o.Length = None,
+    model: o.Model = None,
+    data: o.Data = None,
+    tokenizer: o.Tokenizer = None,
+    schedule: o.Schedule = None,
+    weight: o.Weight = None,
+    masking: o.Masking = None,
+    clip: o.Clip = None,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = None,
+    seed: o.Seed = None,
+    precision: o.Precision = None,
+    attention: o.Attention = None,
+    device: o.Device = None,
+    set_: o.Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Pretrain a model. With no arguments: a few minutes on a laptop, offline.
+
+    Ends with a perplexity, a sample and the run's path. Ctrl-C saves a checkpoint; --resume continues.
+    """
+    from bd3cli.resolve import resolve
+
+    options = o.given_options(
+        family=family, block_size=block_size, length=length, model=model, data=data, tokenizer=tokenizer,
+        schedule=schedule, weight=weight, masking=masking, clip=clip, steps=steps, batch_size=batch_size,
+        seed=seed, precision=precision, attention=attention, device=device,
+    )  # fmt: skip
+    if resume:
+        from bd3cli.training.resume import resume_recipe
+
+        resolved = resume_recipe(out, recipe, options, set_ or [])
+    else:
+        resolved = resolve(recipe, options, set_ or [])
+    run = out or Path("runs") / f"{resolved.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    result = _run(resolved, run, resume)
+    if result.signal is not None:
+        hint = f"--resume --out {run} continues"
+        sys.stderr.write(f"bd3cli: interrupted at step {result.step}; a checkpoint is saved, {hint}.\n")
+        if json:
+            emit_json({"run": str(run), "status": result.status, "step": result.step})
+        raise typer.Exit(128 + result.signal)
+    _finish(result, json)
+
+
+def _run(resolved: Resolved, run: Path, resume: bool) -> TrainResult:
+    from bd3cli.cli.progress import TrainingProgress
+    from bd3cli.training.loop import train as train_loop
+
+    with TrainingProgress(run) as reporter:
+        return train_loop(resolved, run, argv=sys.argv[1:], resume=resume, reporter=reporter)
+
+
+def _finish(result: TrainResult, json: bool) -> None:
+    """The perplexity, a sample and where the run is."""
+    from bd3cli.runs import Run
+    from bd3cli.sampling.generate import generate, make_request
+    from bd3cli.training.record import RunDirectory
+
+    run = Run.load(result.run)
+    assert run.tokenizer is not None
+    assert run.recipe is not None
+    request = make_request(run.model, run.tokenizer, length=run.recipe.model.length, nucleus=0.95)
+    sample = generate(run.model, run.tokenizer, request, num=1, seed=run.recipe.seed).samples[0]
+    directory = RunDirectory(result.run)
+    directory.save_sample(f"end-of-training-{run.checkpoint}.txt", sample.text)
+    validation = result.validation.summary() if result.validation else {}
+    document: dict[str, Any] = {
+        "run": str(result.run),
+        "status": result.status,
+        "step": result.step,
+        "checkpoint": run.checkpoint,
+        "validation": validation,
+        "sample": sample.text,
+    }
+    if json:
+        emit_json(document)
+        return
+    print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample.text}\n")
+    if result.validation is not None:
+        low, high = (float(x) for x in validation["ci95"])  # type: ignore[attr-defined]
+        bits = result.validation.bits_per_byte
+        print(
+            f"validation perplexity {validation['ppl']:.3f} per token, 95% interval {low:.3f} to {high:.3f}"
+            + (f"; {bits:.3f} bits per byte" if bits is not None else "")
+            + f"\n({'exact' if result.validation.exact else 'upper bound'}, estimator "
+            f"{result.validation.estimator}, {len(result.validation.nelbo)} sequences, "
+            f"{int(result.validation.tokens.sum())} tokens)"
+        )
+    print(f"run: {result.run}")
