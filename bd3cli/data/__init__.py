@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bd3cli.data.cache import default_directory, writable_directory
 from bd3cli.data.corpora import DatasetInfo, list_datasets
-from bd3cli.data.documents import Documents
+from bd3cli.data.detokenizers import get_detokenizer
+from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.loading import PackedSplit, load_split
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import Split
@@ -36,7 +38,10 @@ def resolve_documents(config: DataConfig, split: Split) -> Documents:
     Raises:
         InputError: as `load_split` does.
     """
-    source = resolve(config, split)
+    source = resolve(config, split, writable_directory(default_directory()))
     documents, facts = source.read()
+    detokenize = get_detokenizer(source.detokenizer)
+    if detokenize is not None:
+        documents = Mapped(documents, detokenize)
     documents.description = {**source.facts, **facts, "documents": len(documents)}
     return documents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -60,6 +61,7 @@ def default_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bd3cli"
 
 
+@functools.lru_cache
 def writable_directory(wanted: Path) -> Path:
     """`wanted`, made if need be; a temporary directory, with a notice, when it cannot be written to."""
     try:
@@ -92,7 +94,7 @@ def load_or_build(
     entry = _load(directory / key)
     if entry is not None:
         return entry
-    directory = writable_directory(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / f"{key}.lock"):
         entry = _load(directory / key)  # another process may have built it while this one waited
         if entry is None:

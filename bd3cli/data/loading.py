@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bd3cli.data.cache import Entry, default_directory, load_or_build
+from bd3cli.data.cache import Entry, default_directory, load_or_build, writable_directory
+from bd3cli.data.encoding import encode_documents
 from bd3cli.data.hashing import digest
-from bd3cli.data.packing import Block, Layout, pack
+from bd3cli.data.packing import Block, IdArray, Layout, pack
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
@@ -88,39 +89,41 @@ def load_split(
     if length < shortest:
         raise InputError(f"A context of {length} tokens has no room for text. Use at least {shortest}.")
     tokenizer = load_tokenizer(config.tokenizer)
-    source = resolve(config, split)
+    cache = writable_directory(cache_dir or default_directory())
+    source = resolve(config, split, cache)
     layout = Layout(length, config.packing, config.context, tokenizer.bos_id, tokenizer.eos_id)
-    name = source.facts["dataset"]
 
     def build() -> tuple[Iterable[Block], Callable[[], dict[str, Any]]]:
         documents, facts = source.read()
         if not len(documents):
             raise InputError(
-                f"The {split} split of {name} is empty. Give more text, or name a file with data.{split}."
+                f"The {split} split of {config.name} is empty. Give more text, or name a file with "
+                f"data.{split}."
             )
-        counts = {"documents": 0, "bytes": 0, "sequences": 0, "dropped_tokens": 0, "tokens": 0}
+        counts = {"documents": 0, "bytes": 0, "tokens": 0, "sequences": 0, "dropped_tokens": 0}
         total = documents.nbytes
+        encoded = encode_documents(
+            documents, tokenizer, source.detokenizer, nbytes=total, workers=config.workers
+        )
 
-        def encoded() -> Iterator[npt.NDArray[Any]]:
-            for text in documents:
-                ids = tokenizer.encode_array(text)
-                counts["bytes"] += len(text.encode("utf-8", "replace"))
-                if len(ids):
-                    counts["documents"] += 1
-                    counts["tokens"] += len(ids)
-                if progress is not None:
+        def ids() -> Iterator[IdArray]:
+            for document in encoded:
+                counts["bytes"] += document.nbytes
+                counts["documents"] += len(document.ids) > 0
+                counts["tokens"] += len(document.ids)
+                if progress is not None and document.nbytes:
                     progress("tokenising", min(counts["bytes"], total), total)
-                yield ids
+                yield document.ids
 
         def blocks() -> Iterator[Block]:
-            for block in pack(encoded(), layout):
+            for block in pack(ids(), layout):
                 counts["sequences"] += len(block.rows)
                 counts["dropped_tokens"] += block.dropped
                 yield block
             if not counts["sequences"]:
                 raise InputError(
-                    f"The {split} split of {name} has {counts['tokens']} tokens, fewer than one context of "
-                    f"{length}. Use a shorter length, or more text."
+                    f"The {split} split of {config.name} has {counts['tokens']} tokens, fewer than one "
+                    f"context of {length}. Use a shorter length, or more text."
                 )
             if progress is not None:
                 progress("tokenising", total, total)
@@ -135,7 +138,7 @@ def load_split(
             "layout": [length, config.packing, config.context, tokenizer.bos_id, tokenizer.eos_id],
         }
     )
-    entry = load_or_build((cache_dir or default_directory()) / "tokens", key, build)
+    entry = load_or_build(cache / "tokens", key, build)
     description = {
         **source.facts,
         **entry.facts,

@@ -1,22 +1,29 @@
-"""From a configuration and a split to documents: registered data sets, local files, hub data sets."""
+"""From a configuration and a split to documents: `pydocs`, local files, data sets of the hub."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.data import corpora
+from bd3cli.data import corpora, hub, tabular
+from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
+from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents
-from bd3cli.data.files import files_format, format_of, local_files
-from bd3cli.data.hashing import hash_file, hash_texts
+from bd3cli.data.files import SPLIT_NAMES, files_format, format_of, local_files
+from bd3cli.data.hashing import digest, hash_file, hash_texts
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import TextFiles, Unit
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    import datasets
+
     from bd3cli.config import DataConfig
+
+UNREGISTERED = DatasetInfo("", "", document="", unit="file")
 
 
 @dataclass(frozen=True)
@@ -26,25 +33,44 @@ class Source:
     Attributes:
         identity: everything that decides which documents they are; two equal ones mean equal documents.
         facts: what a run records of where they came from.
+        detokenizer: name of the one to apply to each.
         read: returns the documents, and facts that only reading them shows.
     """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
+    detokenizer: str
     read: Callable[[], tuple[Documents, dict[str, Any]]]
 
 
-def resolve(config: DataConfig, split: Split) -> Source:
+def resolve(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     """Find the documents of a split without reading more than their hash needs.
+
+    Args:
+        config: which data.
+        split: ``train``, ``validation`` or ``test``.
+        cache_dir: where tables are converted to Arrow.
 
     Raises:
         InputError: unknown name, missing or unusable file, a split that does not exist.
     """
-    source = _locate(config, split)
-    if split != "train" or config.max_documents is None:
-        return source
+    _check_apart(config)
+    source = _locate(config, split, cache_dir)
+    info = REGISTERED.get(config.name, UNREGISTERED)
+    detokenizer = info.detokenizer if config.detokenize == "auto" else config.detokenize
+    get_detokenizer(detokenizer)
+    source = replace(
+        source,
+        identity={**source.identity, "split": split, "detokenizer": detokenizer},
+        facts={"dataset": config.name, "split": split, **source.facts, "detokenizer": detokenizer},
+        detokenizer=detokenizer,
+    )
+    return _subset(source, config) if split == "train" and config.max_documents is not None else source
+
+
+def _subset(source: Source, config: DataConfig) -> Source:
     count, seed = config.max_documents, config.subset_seed
-    if count < 1:
+    if count is None or count < 1:
         raise InputError(f"data.max_documents is {count}. Ask for at least one document.")
 
     def read() -> tuple[Documents, dict[str, Any]]:
@@ -52,15 +78,35 @@ def resolve(config: DataConfig, split: Split) -> Source:
         return seeded_subset(documents, count, seed), {**facts, "documents_before_subset": len(documents)}
 
     subset = {"max_documents": count, "subset_seed": seed}
-    return Source({**source.identity, **subset}, {**source.facts, **subset}, read)
+    return replace(source, identity=source.identity | subset, facts=source.facts | subset, read=read)
 
 
-def _locate(config: DataConfig, split: Split) -> Source:
-    explicit = {name: path for name in SPLITS if (path := getattr(config, name)) is not None}
+def _explicit(config: DataConfig) -> dict[Split, Path]:
+    """Files named for their split. Where two splits of a data set are the same, one file serves both."""
+    given = {"train": config.train, "validation": config.validation, "test": config.test}
+    parts = REGISTERED.get(config.name, UNREGISTERED).parts
+    if "test" in parts and parts.get("validation") == parts["test"]:
+        given["validation"] = given["validation"] or given["test"]
+        given["test"] = given["test"] or given["validation"]
+    return {split: Path(path).expanduser() for split in SPLITS if (path := given[split]) is not None}
+
+
+def _check_apart(config: DataConfig) -> None:
+    """Refuse the same file for training and for measuring."""
+    named = {name: os.path.realpath(path) for name, path in _explicit(config).items()}
+    for name in ("validation", "test"):
+        if name in named and named[name] == named.get("train"):
+            raise InputError(
+                f"data.train and data.{name} are the same file, {named[name]}: splits must not overlap. Name "
+                "another, or give the file as data.name to have it split 90/5/5."
+            )
+
+
+def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
+    explicit = _explicit(config)
     if split in explicit:
-        path = Path(explicit[split]).expanduser()
-        files = [file for group in local_files(path).values() for file in group]
-        return _from_files(str(path), files, config, split, carve=False)
+        files = [file for group in local_files(explicit[split]).values() for file in group]
+        return _from_files(files, config, None, cache_dir)
     if explicit and config.name == "pydocs":
         raise InputError(
             f"data.{next(iter(explicit))} names a file but data.{split} does not. Name one, or give a single "
@@ -68,21 +114,16 @@ def _locate(config: DataConfig, split: Split) -> Source:
         )
     if config.name == "pydocs":
         return _pydocs(split)
+    if config.name in REGISTERED:
+        return _registered(REGISTERED[config.name], config, split)
     path = Path(config.name).expanduser()
     if path.exists() or config.name.startswith((".", "/", "~")) or format_of(path):
-        found = local_files(path)
-        if "all" in found:
-            return _from_files(config.name, found["all"], config, split, carve=True)
-        if split not in found:
-            raise InputError(
-                f"{path} has files for {', '.join(found)} and none for {split}. Add {split}.txt to it (or "
-                f"another format), or name a file with data.{split}."
-            )
-        return _from_files(config.name, found[split], config, split, carve=False)
-    known = [info.name for info in corpora.list_datasets()]
+        return _local(path, config, split, cache_dir)
+    if _is_hub_name(config.name):
+        return _unregistered(config, split)
     raise InputError(
-        f"There is no data set, file or directory {config.name!r}.{did_you_mean(config.name, known)} "
-        f"Registered: {', '.join(known)}."
+        f"There is no data set, file or directory {config.name!r}.{did_you_mean(config.name, REGISTERED)} "
+        f"Registered: {', '.join(REGISTERED)}. Other names: org/name or org/name:config of the hub."
     )
 
 
@@ -93,35 +134,115 @@ def _pydocs(split: Split) -> Source:
         parts, policy = split_documents(documents)
         return parts[split], {"split_policy": policy}
 
-    edition = corpora.pydocs_edition()
-    return Source(
-        {"content": hash_texts(documents), "split": split, "carved": True},
-        {"dataset": "pydocs", "split": split, "source": edition, "document": "topic", "detokenizer": "none"},
-        read,
-    )
+    facts = {"source": corpora.pydocs_edition(), "document": "topic"}
+    return Source({"content": hash_texts(documents), "carved": True}, facts, "none", read)
 
 
-def _from_files(name: str, paths: list[Path], config: DataConfig, split: Split, *, carve: bool) -> Source:
-    """Documents of local files; `carve` the split out of them, or take all of them for it."""
-    if files_format(paths) != "text":
-        raise InputError("Only text files are read yet.")
-    unit: Unit = "file" if config.document == "auto" else config.document
+def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
+    found = local_files(path)
+    if "all" in found:
+        return _from_files(found["all"], config, split, cache_dir)
+    if split not in found:
+        raise InputError(
+            f"{path} has files for {', '.join(found)} and none for {split}. Add {split}.txt to it (or another "
+            f"format), or name a file as data.{split}."
+        )
+    return _from_files(found[split], config, None, cache_dir)
+
+
+def _from_files(paths: list[Path], config: DataConfig, carve: Split | None, cache_dir: Path) -> Source:
+    """Documents of local files: all of them, or the split `carve` of them."""
+    info = REGISTERED.get(config.name, UNREGISTERED)
+    kind = files_format(paths)
+    unit: Unit = info.unit if config.document == "auto" else config.document
+    document = unit if kind == "text" else "row"
     content = [_hashed(path) for path in paths]
 
     def read() -> tuple[Documents, dict[str, Any]]:
-        documents: Documents = TextFiles(paths, unit)
-        policy = "the files named for it"
-        if carve:
-            parts, policy = split_documents(documents)
-            documents = parts[split]
-        return documents, {"split_policy": policy}
+        documents: Documents
+        if kind == "text":
+            documents = TextFiles(paths, unit)
+        else:
+            folder = cache_dir / "arrow" / digest([content, kind, info.header])
+            table = tabular.read_table(paths, kind, folder, info.header)
+            default = "+".join(info.header[1:]) if table.column_names == list(info.header) else info.column
+            documents = tabular.Rows(
+                table, tabular.text_columns(table, config.column, default, str(paths[0]))
+            )
+        return _carved(documents, carve, "all of the files named for it")
 
     files = [{"path": str(path), "sha256": sha} for path, sha in zip(paths, content, strict=True)]
+    identity = {
+        "content": content,
+        "kind": kind,
+        "document": document,
+        "column": [config.column, info.column],
+    }
     return Source(
-        {"content": content, "split": split, "carved": carve, "document": unit},
-        {"dataset": name, "split": split, "files": files, "document": unit, "detokenizer": "none"},
-        read,
+        identity | {"carved": carve is not None}, {"files": files, "document": document}, "none", read
     )
+
+
+def _registered(info: DatasetInfo, config: DataConfig, split: Split) -> Source:
+    if split not in info.parts:
+        raise InputError(
+            f"Data set {info.name!r} has no {split} split, only {', '.join(info.parts)}. Name a file with "
+            f"data.{split}."
+        )
+    assert info.hub is not None
+    part = info.parts[split]
+    tables = hub.load_hub(info.hub, info.name)
+    same = [other for other in info.parts if other != split and info.parts[other] == part]
+    policy = f"rows {part} of the hub" + (f", the same as {' and '.join(same)}" if same else "")
+    return _from_hub(tables, part, policy, info.hub, config, None)
+
+
+def _unregistered(config: DataConfig, split: Split) -> Source:
+    path, _, name = config.name.partition(":")
+    source = Hub(path, name or None)
+    tables = hub.load_hub(source, config.name)
+    named = {SPLIT_NAMES[own]: own for own in tables if own in SPLIT_NAMES}
+    if split in named:
+        return _from_hub(tables, Part(named[split]), "the data set's own", source, config, None)
+    if list(tables) == ["train"]:
+        return _from_hub(tables, Part("train"), "", source, config, split)
+    raise InputError(
+        f"Data set {config.name!r} has the splits {', '.join(tables)} and none for {split}. Name a file with "
+        f"data.{split}."
+    )
+
+
+def _from_hub(
+    tables: datasets.DatasetDict,
+    part: Part,
+    policy: str,
+    source: Hub,
+    config: DataConfig,
+    carve: Split | None,
+) -> Source:
+    info = REGISTERED.get(config.name, UNREGISTERED)
+    table = tables[part.split]
+    rows = range(len(table))[slice(*part.rows)]
+    columns = tabular.text_columns(table, config.column, info.column, f"Data set {config.name!r}")
+    at = {"hub": str(source), "revision": hub.commit_of(table)}
+
+    def read() -> tuple[Documents, dict[str, Any]]:
+        return _carved(tabular.Rows(table.select(rows), columns), carve, policy)
+
+    identity = {**at, "part": str(part), "rows": len(rows), "columns": columns, "carved": carve is not None}
+    return Source(identity, {**at, "rows": str(part), "document": info.document or "row"}, "none", read)
+
+
+def _carved(documents: Documents, carve: Split | None, policy: str) -> tuple[Documents, dict[str, Any]]:
+    if carve is not None:
+        parts, policy = split_documents(documents)
+        documents = parts[carve]
+    return documents, {"split_policy": policy}
+
+
+def _is_hub_name(name: str) -> bool:
+    organisation, slash, rest = name.partition("/")
+    return bool(organisation and slash and rest) and "/" not in rest and " " not in name
 
 
 def _hashed(path: Path) -> str:

@@ -34,6 +34,7 @@ class Tokenizer(ABC):
         dtype: the smallest unsigned type that holds every id.
         token_bytes: UTF-8 bytes of each id, ``[vocab_size]``; 0 for special ids.
         fingerprint: hash of everything that decides how text is encoded.
+        cuts_safely: whether a long text may be cut between lines without changing its ids.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Tokenizer(ABC):
     vocab_size: int
     token_bytes: npt.NDArray[np.int64]
     fingerprint: str
+    cuts_safely: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -84,6 +86,8 @@ class Tokenizer(ABC):
 
 class TiktokenTokenizer(Tokenizer):
     """A tiktoken encoding; BOS and EOS are among its special tokens, the mask is one id more."""
+
+    cuts_safely = True
 
     def __init__(self, name: str, encoding: tiktoken.Encoding, bos_id: int, eos_id: int) -> None:
         self.name = name
