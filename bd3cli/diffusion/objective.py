@@ -8,7 +8,9 @@ from torch import Tensor
 
 from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
+from bd3cli.errors import InputError
 from bd3cli.maskings import MaskContext, Masking, MaskNoise, get_masking
+from bd3cli.maskings.bernoulli import require_attainable
 from bd3cli.schedules import NoiseSchedule, get_schedule
 from bd3cli.weights import LossWeight, get_weight
 
@@ -38,12 +40,14 @@ class Objective:
         if config.family == "ar":
             return Objective(config, mask_id, 1, None, None, None)
         schedule, weight = get_schedule(config.schedule), get_weight(config.weight)
+        masking = get_masking(config.masking)
+        refuse_ignored(config, masking)
+        refuse_impossible(config, schedule, block_size)
         scale = 1.0
         if config.normalise_weight:
             from bd3cli.weights import weight_normaliser
 
             scale = 1 / weight_normaliser(weight, schedule, config.clip)
-        masking = get_masking(config.masking)
         return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts)
 
     def batch(self, tokens: Tensor, valid: Tensor, noise: MaskNoise, progress: float) -> Batch:
@@ -69,3 +73,37 @@ class Objective:
         weight = self.weight.scaled(draw.weight, 1 - draw.mask_prob, -draw.rate) * self.scale
         weighted = type(draw)(draw.mask, weight, draw.mask_prob, draw.rate)
         return masked_batch(tokens, valid, weighted, self.mask_id, self.block_size)
+
+
+def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
+    """A schedule, clip or resampling that the masking would not read is an error, not an option without effect.
+
+    Raises:
+        InputError: naming the option and the masking that reads it.
+    """
+    if masking.uses_schedule:
+        return
+    default = ObjectiveConfig()
+    for key in ("schedule", "clip", "resample"):
+        value = getattr(config, key)
+        if value != getattr(default, key):
+            raise InputError(
+                f"objective.{key} {value!r} has no effect with masking {config.masking!r}, which draws no time. "
+                "Use --masking bernoulli, or leave it out."
+            )
+
+
+def refuse_impossible(config: ObjectiveConfig, schedule: NoiseSchedule, block_size: int) -> None:
+    """Combinations that cannot be trained.
+
+    Raises:
+        InputError: with the reason.
+    """
+    only = schedule.only_block_size
+    if only is not None and block_size != only:
+        raise InputError(
+            f"Schedule {config.schedule!r} is defined for block size {only} only, where it is exactly the "
+            f"autoregressive loss; this recipe has {block_size}. Choose another schedule or --block-size {only}."
+        )
+    if config.clip is not None and config.resample:
+        require_attainable(block_size, config.clip)
