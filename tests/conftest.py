@@ -76,18 +76,24 @@ def quick() -> tuple[str, ...]:
     return QUICK
 
 
+def _train(folder: Path, *overrides: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BD3CLI_CACHE", str(folder.parent / "token-cache"))
+        train(resolve("tiny", overrides=[*QUICK, *overrides]), folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A block diffusion run (block size 4) trained on the embedded corpus until it has learnt something."""
     folder = tmp_path_factory.mktemp("runs") / "bd3lm"
-    previous = os.environ.get("BD3CLI_CACHE")
-    os.environ["BD3CLI_CACHE"] = str(tmp_path_factory.getbasetemp() / "token-cache")
-    try:
-        train(resolve("tiny", overrides=[*QUICK, "train.steps=150", "train.validate_every=150"]), folder)
-    finally:
-        if previous is not None:
-            os.environ["BD3CLI_CACHE"] = previous
-    return folder
+    return _train(folder, "train.steps=150", "train.validate_every=150")
+
+
+@pytest.fixture(scope="session")
+def trained_ar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoregressive run."""
+    return _train(tmp_path_factory.mktemp("runs") / "ar", "objective.family=ar", "train.steps=40")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Sphinx configuration. The command and settings pages are written from the code at build time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from bd3cli import __version__
+
+project = "bd3cli"
+copyright = "the bd3cli developers"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.doctest"]
+html_theme = "furo"
+html_title = f"bd3cli {version}"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+
+COMMANDS = (
+    "train", "eval", "sample", "schedules list", "schedules show", "schedules check", "schedules plot",
+    "weights list", "weights show", "weights check", "weights plot", "maskings list", "maskings show",
+    "maskings check", "plugins list", "plugins new", "data list", "data show", "data prepare", "config list",
+    "config show", "config validate",
+)  # fmt: skip
+
+
+def write_commands(folder: Path) -> None:
+    """One section a command, from its own ``--help``."""
+    from bd3cli.cli.main import app
+
+    runner = CliRunner()
+    parts = ["# Commands\n"]
+    for command in COMMANDS:
+        result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+        assert result.exit_code == 0, (command, result.output)
+        parts.append(f"## `bd3cli {command}`\n\n```text\n{result.output.strip()}\n```\n")
+    (folder / "commands.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def write_settings(folder: Path) -> None:
+    """Every recipe key with its default and meaning."""
+    from bd3cli.resolve import known_keys
+
+    rows = [f"| `{k.name}` | `{k.default}` | {k.help} |" for k in known_keys().values()]
+    text = "# Settings\n\nEvery key a recipe may set.\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+    (folder / "settings.md").write_text(text + "\n", encoding="utf-8")
+
+
+def generate(app: object) -> None:
+    folder = Path(__file__).parent / "generated"
+    folder.mkdir(exist_ok=True)
+    write_commands(folder)
+    write_settings(folder)
+
+
+def setup(app) -> None:  # type: ignore[no-untyped-def]
+    app.connect("builder-inited", generate)

@@ -1,0 +1,56 @@
+"""Test sessions. `nox` runs the default ones: lint, tests, plugins, docs. `nox -l` lists all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.reuse_venv = "yes"
+nox.options.tags = ["default"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """bd3cli with every plugin, and dependency groups, in one resolution."""
+    session.install(".", *PLUGINS, *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session(tags=["default"])
+def lint(session: nox.Session) -> None:
+    """Formatting rules and types."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+
+
+@nox.session(tags=["default"])
+def tests(session: nox.Session) -> None:
+    """The fast tests."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(tags=["default"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-W", "-b", "doctest", "docs", "docs/_build/doctest")
+
+
+@nox.session(tags=["slow"])
+def slow(session: nox.Session) -> None:
+    """Tests that take more than a few seconds each."""
+    install(session, "test")
+    session.run("pytest", "-m", "slow and not gpu", *session.posargs)
+
+
+@nox.session(tags=["gpu"])
+def gpu(session: nox.Session) -> None:
+    """Tests that need a CUDA device."""
+    install(session, "test")
+    session.run("pytest", "-m", "gpu", *session.posargs)
