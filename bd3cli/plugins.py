@@ -41,9 +41,7 @@ class Plugins:
     schedules: Registry[NoiseSchedule] = field(
         default_factory=lambda: Registry("noise schedule", "bd3cli.schedules:NoiseSchedule")
     )
-    weights: Registry[LossWeight] = field(
-        default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight")
-    )
+    weights: Registry[LossWeight] = field(default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight"))
     maskings: Registry[Masking] = field(default_factory=lambda: Registry("masking", "bd3cli.maskings:Masking"))
     records: list[PluginRecord] = field(default_factory=list)
 

@@ -90,9 +90,7 @@ def build(cls: type[T], spec: Spec, kind: str) -> T:
     for key, text in spec.parameters.items():
         if key not in known:
             has = f"its parameters are {', '.join(known)}" if known else "it takes none"
-            raise InputError(
-                f"{kind} {spec.name!r} has no parameter {key!r}; {has}.{did_you_mean(key, known)}"
-            )
+            raise InputError(f"{kind} {spec.name!r} has no parameter {key!r}; {has}.{did_you_mean(key, known)}")
         values[key] = coerce(text, hints[key], f"{key} of {kind} {spec.name!r}")
     try:
         return cls(**values)

@@ -57,6 +57,7 @@ class MaskContext:
         schedule: the noise schedule; only maskings with `uses_schedule` may read it.
         clip: (beta, omega), the interval t is restricted to, or None.
         resample: draw the mask given that its fraction lies in the clip interval.
+        token_counts: [V] how often each id occurs in the training data, where that is known.
     """
 
     tokens: Tensor
@@ -65,10 +66,11 @@ class MaskContext:
     schedule: NoiseSchedule
     clip: tuple[float, float] | None = None
     resample: bool = False
+    token_counts: Tensor | None = None
 
     def blocks(self, x_BL: Tensor) -> Tensor:
         """[B, L] -> [B, N, block_size]."""
-        return x_BL.unflatten(1, (-1, self.block_size))
+        return x_BL.reshape(x_BL.shape[0], -1, self.block_size)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from bd3cli.parameters import check_ranges
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -19,6 +21,9 @@ class NoiseSchedule:
     Subclass it as a frozen dataclass whose fields are the parameters, and write `mask_prob`. The rate p'
     comes from automatic differentiation unless `rate` is overridden, and the NELBO weight p'/p follows from
     the two, so the weight cannot drift from the schedule.
+
+    Every method takes and returns a tensor of one floating-point dtype and shape, on one device. Training
+    passes float64.
 
     Attributes:
         floor: p(0), 0 for most schedules.
@@ -34,19 +39,17 @@ class NoiseSchedule:
     t_min: ClassVar[float] = 0.0
     only_block_size: ClassVar[int | None] = None
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     def mask_prob(self, t: Tensor) -> Tensor:
         """Mask probability p(t), same shape as `t`."""
         raise TypeError(f"{type(self).__name__} does not define mask_prob(t)")
 
     def rate(self, t: Tensor) -> Tensor:
         """dp/dt, same shape as `t`; by automatic differentiation of `mask_prob`."""
-        with torch.enable_grad():
-            x = t.detach().requires_grad_()
-            p = self.mask_prob(x)
-            if not p.requires_grad:  # a constant
-                return torch.zeros_like(t)
-            (slope,) = torch.autograd.grad(p.sum(), x)
-        return slope
+        # Forward mode: unlike torch.autograd it also works under inference_mode and inside torch.compile.
+        return torch.func.jvp(self.mask_prob, (t,), (torch.ones_like(t),))[1]  # type: ignore[no-any-return]
 
     def weight(self, t: Tensor) -> Tensor:
         """NELBO weight w(t) = p'(t) / (sweeps p(t)), the negative of the paper's alpha'/(1 - alpha)."""
@@ -55,3 +58,18 @@ class NoiseSchedule:
     def at_progress(self, fraction: float) -> Self:
         """The schedule to use once `fraction` in [0, 1] of the training steps are done; itself by default."""
         return self
+
+    def time_at(self, p: Tensor) -> Tensor:
+        """A time where the mask probability reaches `p` in [floor, 1]: `mask_prob` inverted, in float64.
+
+        Exact to neighbouring floating-point numbers. With several sweeps it is one of the times.
+        """
+        # The bit patterns of positive floats are ordered like the floats, so halving them reaches the
+        # neighbouring pair in 62 steps, near t = 0 as well as near t = 1.
+        low = torch.zeros(p.shape, dtype=torch.int64, device=p.device)
+        high = torch.ones(p.shape, dtype=torch.float64, device=p.device).view(torch.int64)
+        for _ in range(62):
+            middle = (low + high) // 2
+            below = self.mask_prob(middle.view(torch.float64)) < p.double()
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high.view(torch.float64)

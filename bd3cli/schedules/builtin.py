@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bd3cli.parameters import parameter
 from bd3cli.schedules.base import NoiseSchedule
 
 
@@ -74,11 +75,7 @@ class Cosine(NoiseSchedule):
     The weight is exactly p'/p; the published code adds a second eps to its denominator, which breaks that.
     """
 
-    eps: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"eps must lie in [0, 1), not {self.eps}.")
+    eps: float = parameter(1e-3, "mask probability at t = 0", low=0.0, high=0.9)
 
     @property
     def floor(self) -> float:  # type: ignore[override]
