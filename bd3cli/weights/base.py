@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bd3cli.parameters import check_ranges
+
 
 @dataclass(frozen=True)
 class LossWeight:
@@ -14,6 +16,9 @@ class LossWeight:
     Subclass it as a frozen dataclass and write `weight`. The result must be finite for every alpha in
     [0, 1]: write it in terms of alpha, since lambda is -inf when everything is masked.
     """
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def weight(self, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
         """w_hat for alpha = 1 - p(t) and its time derivative, same shape as `alpha`."""
