@@ -1,0 +1,107 @@
+"""The laws of loss weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bd3cli.checks.grid import times
+from bd3cli.checks.law import Law, Outcome, run_laws
+from bd3cli.checks.tensors import compiles, elementwise, pickles, tensors
+from bd3cli.schedules.base import NoiseSchedule
+from bd3cli.schedules.builtin import Cosine, LogLinear, Square, SquareRoot
+from bd3cli.weights.base import LossWeight
+
+SCHEDULES: tuple[NoiseSchedule, ...] = (LogLinear(), Square(), SquareRoot(), Cosine())
+RELATIVE = 1e-6
+
+
+def check_weight(weight: LossWeight, schedule: NoiseSchedule | None = None) -> list[Law]:
+    """Check every law of a loss weight.
+
+    Args:
+        schedule: also try its products under this schedule, beside a few of the built-in ones.
+
+    Returns:
+        One `Law` each: ``finite``, ``positive``, ``product``, ``elementwise``, ``tensors``, ``compile``,
+        ``pickle``.
+    """
+    schedules = (*SCHEDULES, schedule) if schedule is not None else SCHEDULES
+    return run_laws(weight, (*LAWS[:2], ("product", lambda w: product(w, schedules)), *LAWS[2:]))
+
+
+def alphas() -> Tensor:
+    """[A] float64 values of alpha from 0 to 1, both included."""
+    p = times()
+    return torch.cat([torch.zeros(1, dtype=torch.float64), 1 - p.flip(0), torch.ones(1, dtype=torch.float64)])
+
+
+def finite(weight: LossWeight) -> Outcome:
+    """w_hat is a finite, nonnegative number for every alpha in [0, 1]."""
+    alpha = alphas()
+    w = weight.weight(alpha, -torch.ones_like(alpha))
+    bad = ~torch.isfinite(w) | (w < 0)
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        return False, (
+            f"weight = {w[i]:.6g} at alpha = {alpha[i]:.9g}. Write it in terms of alpha, or in log space, so "
+            "that it is finite and not negative from alpha = 0 (lambda = -inf) to alpha = 1."
+        )
+    i = int(w.argmax())
+    return True, f"largest value {w[i]:.6g} at alpha = {alpha[i]:.6g}"
+
+
+def positive(weight: LossWeight) -> Outcome:
+    """Some mask rate is trained on."""
+    alpha = alphas()
+    w = weight.weight(alpha, -torch.ones_like(alpha))
+    share = float((w > 0).double().mean())
+    remedy = "" if share else ". Nothing would be trained."
+    return share > 0, f"positive at {share:.0%} of the points{remedy}"
+
+
+def product(weight: LossWeight, schedules: tuple[NoiseSchedule, ...]) -> Outcome:
+    """`scaled` is w times w_hat, and finite for every t in (0, 1]."""
+    worst, where = 0.0, "everywhere"
+    for schedule in schedules:
+        t = times()
+        w, alpha, slope = schedule.weight(t), 1 - schedule.mask_prob(t), -schedule.rate(t)
+        scaled = weight.scaled(w, alpha, slope)
+        if not bool(torch.isfinite(scaled).all()):
+            i = int((~torch.isfinite(scaled)).nonzero()[0])
+            return False, (
+                f"w w_hat = {scaled[i]:.6g} at t = {t[i]:.9g} under {schedule}. Override scaled(...) with a "
+                "form of the product that is finite."
+            )
+        direct = w * weight.weight(alpha, slope)
+        # Close to alpha = 1 the difference 1 - alpha has few digits, whichever form is used.
+        comparable = direct.isfinite() & (alpha < 1 - 1e-6)
+        gap = ((scaled - direct).abs() / (direct.abs() + 1e-300)).masked_fill(~comparable, 0)
+        i = int(gap.argmax())
+        if not bool(gap[i] <= RELATIVE):
+            return False, (
+                f"scaled(...) = {scaled[i]:.9g} at t = {t[i]:.6g} under {schedule}, but the NELBO weight "
+                f"times weight(...) is {direct[i]:.9g}. Make the two agree."
+            )
+        if float(gap[i]) > worst:
+            worst, where = float(gap[i]), f"at t = {t[i]:.6g} under {schedule}"
+    return True, f"largest relative gap {worst:.2g} {where}"
+
+
+def _functions(weight: LossWeight) -> dict[str, Callable[[Tensor], Tensor]]:
+    return {
+        "weight": lambda alpha: weight.weight(alpha, -alpha.reciprocal()),
+        "scaled": lambda alpha: weight.scaled(alpha.reciprocal(), alpha, -alpha.reciprocal()),
+    }
+
+
+LAWS = (
+    ("finite", finite),
+    ("positive", positive),
+    ("elementwise", lambda w: elementwise(_functions(w))),
+    ("tensors", lambda w: tensors(_functions(w))),
+    ("compile", lambda w: compiles(_functions(w))),
+    ("pickle", pickles),
+)
