@@ -1,0 +1,27 @@
+"""`simple`: the weight that cancels the NELBO's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bd3cli.weights import LossWeight
+
+
+@dataclass(frozen=True)
+class Simple(LossWeight):
+    """-(1 - alpha) / alpha' = p / p': every masked token counts alike, whatever the mask rate.
+
+    It depends on the schedule's rate, each entry on its own. Under ``loglinear`` it equals ``sigmoid:k=0``.
+    """
+
+    def weight(self, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
+        return (alpha - 1) / dalpha_dt
+
+    def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
+        # w is p'/p times a factor (one over the sweeps, an importance weight); the product is that factor.
+        # Where p or p' vanishes or overflows the factors have no digits left, and their product is one.
+        factor = nelbo_weight * (alpha - 1) / dalpha_dt
+        return torch.where(torch.isfinite(factor) & (alpha < 1), factor, torch.ones_like(factor))
