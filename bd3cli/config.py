@@ -199,9 +199,7 @@ def _check_objective(recipe: Recipe) -> None:
     if objective.clip is not None:
         beta, omega = objective.clip
         if not 0 <= beta < omega <= 1:
-            raise InputError(
-                f"objective.clip {beta:g},{omega:g} is not an interval. It needs 0 <= beta < omega <= 1."
-            )
+            raise InputError(f"objective.clip {beta:g},{omega:g} is not an interval. It needs 0 <= beta < omega <= 1.")
     if objective.resample and objective.clip is None:
         raise InputError("objective.resample needs objective.clip: it redraws masks until they lie inside it.")
     if objective.family == "ar":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -55,6 +56,6 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    describe = getattr(torch.cpu, "get_capabilities", dict)  # newer torch only
+    describe: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer torch only
     capabilities = describe()
     return any(capabilities.get(key, False) for key in ("amx_bf16", "avx512_bf16", "bf16"))

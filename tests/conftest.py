@@ -38,8 +38,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 MakeModel = Callable[..., Transformer]

@@ -164,5 +164,5 @@ def test_inputs_that_do_not_fit_are_refused(make_model, tmp_path: Path, tokens) 
         run.logits(tokens, tokens[:, :8])
     with pytest.raises(InputError, match="whole blocks"):
         run.logits(tokens[:, :6], tokens[:, :6])
-    with pytest.raises(InputError, match="without a tokenizer|names no tokenizer"):
+    with pytest.raises(InputError, match="names no tokenizer"):
         run.split()

@@ -102,7 +102,7 @@ def test_a_wrong_recipe_file_is_refused_by_name(tmp_path: Path, text: str, messa
 
 
 def test_a_misspelt_variable_is_an_error_not_a_silence() -> None:
-    with pytest.raises(InputError, match="BD3CLI_TRAIN_STEP sets nothing. Did you mean 'BD3CLI_TRAIN_STEPS'"):
+    with pytest.raises(InputError, match=r"BD3CLI_TRAIN_STEP sets nothing\. Did you mean 'BD3CLI_TRAIN_STEPS'"):
         resolve("tiny", environment={"BD3CLI_TRAIN_STEP": "3"})
 
 

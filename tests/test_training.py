@@ -254,7 +254,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("bd3cli.training.checkpoints.torch.save", full)
-    with pytest.raises(RunError, match="No space left on device.*step-00000001 is intact"):
+    with pytest.raises(RunError, match=r"No space left on device.*step-00000001 is intact"):
         store.save(2, {"w": torch.zeros(1)}, None, {}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     assert store.load("last").step == 1

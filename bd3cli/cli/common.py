@@ -18,9 +18,7 @@ SCHEMA = 1
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory written by `bd3cli train`.")]
-CheckpointOption = Annotated[
-    str, typer.Option("--checkpoint", help="best, last, or a name such as step-00000500.")
-]
+CheckpointOption = Annotated[str, typer.Option("--checkpoint", help="best, last, or a name such as step-00000500.")]
 
 
 def emit_json(document: dict[str, Any]) -> None:

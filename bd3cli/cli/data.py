@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from bd3cli.cli.common import JsonFlag, emit_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from bd3cli.data.splits import Split
 
 app = typer.Typer(help="Data sets: what is known, what is in them, tokenising ahead of time.", no_args_is_help=True)
 
@@ -42,7 +48,7 @@ def show(
     from bd3cli.config import DataConfig
     from bd3cli.data import resolve_documents
 
-    documents = resolve_documents(DataConfig(name=name), check_split(split))  # type: ignore[arg-type]
+    documents = resolve_documents(DataConfig(name=name), check_split(split))
     shown = [documents[i] for i in range(min(num, len(documents)))]
     if json:
         emit_json({"data": dict(documents.description), "documents": [d[:width] for d in shown]})
@@ -65,10 +71,8 @@ def prepare(
     for split in ("train", "validation", "test"):
         with progress_bar(f"tokenising {split}") as bar:
             task = bar.add_task("data", total=None, note="")
-            packed = load_split(
-                config, split, length,
-                progress=lambda stage, done, total, bar=bar, task=task: bar.update(task, completed=done, total=total, note=stage),  # type: ignore[misc]
-            )  # fmt: skip
+            show = partial(_advance, bar, task)
+            packed = load_split(config, check_split(split), length, progress=show)
         rows.append({"split": split, "sequences": len(packed), "tokens": packed.n_tokens, **packed.description})
     if json:
         emit_json({"splits": rows})
@@ -79,9 +83,15 @@ def prepare(
     )
 
 
-def check_split(name: str) -> str:
+def _advance(bar: Progress, task: TaskID, stage: str, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total, note=stage)
+
+
+def check_split(name: str) -> Split:
+    """The split called `name`, or an error that names the three."""
     from bd3cli.errors import InputError
 
-    if name not in ("train", "validation", "test"):
-        raise InputError(f"There is no split {name!r}. Choose train, validation or test.")
-    return name
+    for split in ("train", "validation", "test"):
+        if name == split:
+            return cast("Split", split)
+    raise InputError(f"There is no split {name!r}. Choose train, validation or test.")

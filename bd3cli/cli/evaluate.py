@@ -40,11 +40,10 @@ def evaluate(
     The quantity is exp(NELBO / predicted tokens) under uniform mask rates: the schedule, clip and loss
     weight a model was trained with do not enter. BOS is given and not counted.
     """
-    from bd3cli.errors import InputError
+    from bd3cli.cli.data import check_split
     from bd3cli.runs import Run
 
-    if split not in ("train", "validation", "test"):
-        raise InputError(f"There is no split {split!r}. Choose train, validation or test.")
+    check_split(split)
     rows = []
     for path in runs:
         run = Run.load(path, checkpoint=checkpoint, device=device, attention=attention)
@@ -100,5 +99,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     print(
         f"\n{first['split']} split of {first['data'].get('dataset', '?')}: {first['sequences']} sequences of "
-        f"{first['length']} tokens; intervals over sequences; perplexity per {first['data'].get('tokenizer', '')} token."
+        f"{first['length']} tokens; intervals over sequences; perplexity per token of "
+        f"{first['data'].get('tokenizer', 'its tokenizer')}."
     )

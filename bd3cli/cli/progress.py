@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from bd3cli.cli.common import notice, progress_bar
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from bd3cli.evaluation import Likelihood
 
 
@@ -21,7 +23,8 @@ class TrainingProgress:
         self._run = run
         self._bar = progress_bar("training")
         self._data_bar = progress_bar("tokenising")
-        self._task = self._data_task = None
+        self._task: TaskID | None = None
+        self._data_task: TaskID | None = None
         self._said = time.monotonic()
 
     def __enter__(self) -> TrainingProgress:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bd3cli.resolve import Resolved
 
 RecipeArgument = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A shipped recipe or a .toml file; `tiny` when left out.")
+    str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a .toml file; `tiny` when left out.")
 ]
 Family = Annotated[str | None, typer.Option(help="ar, mdlm or bd3lm.", metavar="NAME")]
 BlockSize = Annotated[int | None, typer.Option(help="Block size L'; divides the length.", metavar="B")]
@@ -19,9 +19,7 @@ Model = Annotated[str | None, typer.Option(help="Network size: tiny, small or me
 Data = Annotated[
     str | None, typer.Option(help="Registered data set, hub name, or local file or directory.", metavar="D")
 ]
-Tokenizer = Annotated[
-    str | None, typer.Option(help="bytes, a tiktoken encoding, or a .tiktoken file.", metavar="T")
-]
+Tokenizer = Annotated[str | None, typer.Option(help="bytes, a tiktoken encoding, or a .tiktoken file.", metavar="T")]
 Schedule = Annotated[str | None, typer.Option(help='Noise schedule, e.g. "cosine:eps=0.001".', metavar="S")]
 Weight = Annotated[str | None, typer.Option(help='Loss weight, e.g. "sigmoid:k=0".', metavar="W")]
 Masking = Annotated[str | None, typer.Option(help="How masks are drawn: bernoulli, count.", metavar="M")]
@@ -58,9 +56,7 @@ KEYS = {
 
 def given_options(**options: Any) -> dict[str, tuple[Any, str]]:
     """Dotted key -> (value, option) for the options that were given."""
-    return {
-        KEYS[name]: (value, f"--{name.replace('_', '-')}") for name, value in options.items() if value is not None
-    }
+    return {KEYS[name]: (value, f"--{name.replace('_', '-')}") for name, value in options.items() if value is not None}
 
 
 def resolve_options(recipe: str | None, overrides: list[str] | None, **options: Any) -> Resolved:

@@ -55,7 +55,13 @@ def sample(
 
     with LiveTokens(draw, enabled=show, rows=min(num, batch_size)) as view:
         result = generate(
-            run.model, tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=view.update if show else None
+            run.model,
+            tokenizer,
+            request,
+            num=num,
+            seed=seed,
+            batch_size=batch_size,
+            watch=view.update if show else None,
         )
     if json:
         samples = [

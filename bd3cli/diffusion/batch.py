@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,18 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`, for the network."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)} | {"weight": self.weight.float()}
-        return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        return Batch(
+            x_t=move(self.x_t),
+            x_0=None if self.x_0 is None else move(self.x_0),
+            index=move(self.index),
+            target=move(self.target),
+            weight=move(self.weight.float()),
+            row=move(self.row),
+        )
 
 
 def autoregressive_batch(tokens: Tensor, valid: Tensor) -> Batch:

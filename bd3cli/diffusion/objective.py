@@ -33,9 +33,7 @@ class Objective:
     token_counts: Tensor | None = None
 
     @staticmethod
-    def build(
-        config: ObjectiveConfig, mask_id: int, block_size: int, token_counts: Tensor | None = None
-    ) -> Objective:
+    def build(config: ObjectiveConfig, mask_id: int, block_size: int, token_counts: Tensor | None = None) -> Objective:
         """Instantiate the plugins a recipe names. `token_counts` [V] are those of the training data."""
         if config.family == "ar":
             return Objective(config, mask_id, 1, None, None, None)

@@ -92,10 +92,7 @@ class Strata:
         """[n, D, L] independent float64 uniforms."""
         shape = (self.draws, length)
         return torch.stack(
-            [
-                torch.rand(shape, generator=generator(self.seed, "positions", i), dtype=torch.float64)
-                for i in sequences
-            ]
+            [torch.rand(shape, generator=generator(self.seed, "positions", i), dtype=torch.float64) for i in sequences]
         )
 
 

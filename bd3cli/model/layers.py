@@ -61,9 +61,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, cond_dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(self.FEATURES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(self.FEATURES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
 
     def forward(self, sigma: Tensor) -> Tensor:
         half = self.FEATURES // 2

@@ -5,6 +5,8 @@ Shapes: B batch, L context length, S positions given, H heads, D head_dim, d hid
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ Modulation = tuple[Tensor, ...]  # six [B or 1, 1, d] tensors a block, two for t
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, each modulated by the time embedding when there is one."""
+
+    adaLN_modulation: nn.Linear  # absent from `ar`
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -66,6 +70,8 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Final normalisation, modulation and the untied output layer, which starts at zero."""
 
+    adaLN_modulation: nn.Linear  # absent from `ar`
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm_final = LayerNorm(config.hidden_size)
@@ -105,12 +111,12 @@ class Transformer(nn.Module):
             x_0: [B, S] clean token ids for ``bd3lm`` with more than one block; None otherwise.
             sigma: [B] noise levels, only for networks with `time_conditioning`.
         """
-        length = x_t.shape[1]
+        length, layers = x_t.shape[1], self._layers
         angles = self.rotary_emb(torch.arange(length, device=x_t.device))
         *modulations, head = self._modulation(sigma, x_t.device)
         if x_0 is None:
             x = self.vocab_embed(x_t)
-            for block, modulation in zip(self.blocks, modulations, strict=True):
+            for block, modulation in zip(layers, modulations, strict=True):
                 q, k, v = (z.transpose(1, 2) for z in block.qkv(x, modulation, angles))
                 attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.config.causal)
                 x = block.update(x, attended.transpose(1, 2), modulation)
@@ -118,12 +124,12 @@ class Transformer(nn.Module):
 
         x = self.vocab_embed(torch.cat((x_t, x_0), dim=1))
         both = (torch.cat((angles[0], angles[0])), torch.cat((angles[1], angles[1])))
-        for block, modulation in zip(self.blocks[:-1], modulations[:-1], strict=True):
+        for block, modulation in zip(layers[:-1], modulations[:-1], strict=True):
             q, k, v = block.qkv(x, modulation, both)
             x = block.update(x, self._block_attention(q, k, v), modulation)
         # Nobody reads the clean half after the last block: it only lends its keys and values.
         noisy, clean = x[:, :length], x[:, length:]
-        block, modulation = self.blocks[-1], modulations[-1]
+        block, modulation = layers[-1], modulations[-1]
         q, k, v = block.qkv(noisy, modulation, angles)
         k_clean, v_clean = block.kv(clean, modulation, angles)
         attended = self._block_attention(q, torch.cat((k, k_clean), 1), torch.cat((v, v_clean), 1))
@@ -154,12 +160,16 @@ class Transformer(nn.Module):
         mask = self._visible(start, start + size, tokens.device)
         *modulations, head = cache.modulation
         x = self.vocab_embed(tokens)
-        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+        for layer, (block, modulation) in enumerate(zip(self._layers, modulations, strict=True)):
             q, k, v = block.qkv(x, modulation, angles)
             keys, values = cache.write(layer, k, v)
             attended = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
             x = block.update(x, attended.transpose(1, 2), modulation)
         return self.output_layer.normalise(x, head)
+
+    @property
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def _visible(self, start: int, end: int, device: torch.device) -> Tensor | None:
         """Which of the keys 0..end the queries start..end see, [end - start, end]; None when all of them."""
@@ -175,11 +185,11 @@ class Transformer(nn.Module):
     def _modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
         """The modulation of every block, then of the head. Without time conditioning one row serves all."""
         if not self.config.modulated:
-            return [()] * (len(self.blocks) + 1)
+            return [()] * (self.config.blocks + 1)
         if sigma is None or not self.config.time_conditioning:
             sigma = torch.zeros(1, device=device)
         condition = F.silu(self.sigma_map(sigma)).unsqueeze(1)  # [B or 1, 1, c]
         return [
-            *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self.blocks),
+            *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self._layers),
             self.output_layer.adaLN_modulation(condition).chunk(2, dim=-1),
         ]

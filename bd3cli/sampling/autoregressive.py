@@ -10,9 +10,7 @@ from bd3cli.sampling.base import Request, Rows, Watch
 from bd3cli.sampling.choose import choose_tokens
 
 
-def autoregressive(
-    model: Transformer, request: Request, rows: Rows, watch: Watch | None = None
-) -> tuple[Tensor, int]:
+def autoregressive(model: Transformer, request: Request, rows: Rows, watch: Watch | None = None) -> tuple[Tensor, int]:
     """Sample an ``ar`` network: tokens [B, length] and network evaluations a row, one a new token."""
     device = next(model.parameters()).device
     tokens = torch.tensor(request.prompt).repeat(len(rows), 1)

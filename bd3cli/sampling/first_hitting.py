@@ -15,9 +15,7 @@ from bd3cli.sampling.base import Request, Rows, Watch
 from bd3cli.sampling.choose import choose_tokens
 
 
-def first_hitting(
-    model: Transformer, request: Request, rows: Rows, watch: Watch | None = None
-) -> tuple[Tensor, int]:
+def first_hitting(model: Transformer, request: Request, rows: Rows, watch: Watch | None = None) -> tuple[Tensor, int]:
     """Sample a ``bd3lm`` or ``mdlm`` network: tokens [B, whole blocks] and network evaluations a row."""
     mask_id, size = model.config.mask_id, model.config.block_size
     assert mask_id is not None

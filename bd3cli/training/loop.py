@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from bd3cli.attention import choose_backend
 from bd3cli.config import Recipe
@@ -90,7 +91,7 @@ class Trainer:
     device: torch.device
     precision: Precision
     model: Transformer
-    average: nn.Module | None
+    average: AveragedModel | None
     optimizer: torch.optim.AdamW
     warmup: torch.optim.lr_scheduler.LambdaLR
     objective: Objective
@@ -103,9 +104,7 @@ class Trainer:
     @property
     def evaluated(self) -> Transformer:
         """The weights used in evaluation: the average when there is one."""
-        if self.average is None:
-            return self.model
-        averaged = self.average.module
+        averaged = self.model if self.average is None else self.average.module
         assert isinstance(averaged, Transformer)
         return averaged
 
@@ -164,10 +163,10 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
 
             if step % t.log_every == 0 or last:
                 elapsed = time.perf_counter() - clock
-                metrics = {
+                metrics: dict[str, float] = {
                     "loss": loss.item(),
                     "gradient_norm": norm.item(),
-                    "learning_rate": trainer.warmup.get_last_lr()[0],
+                    "learning_rate": float(trainer.warmup.get_last_lr()[0]),
                     "tokens_per_second": tokens / elapsed,
                 }
                 refuse_nonfinite(metrics, trainer, order.indices(step - 1))
@@ -383,7 +382,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     previous: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             previous[number] = signal.signal(number, note)
     except ValueError:  # not in the main thread: a notebook server, say
         previous = {}

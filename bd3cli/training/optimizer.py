@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average whose decay min(d, (1 + n)/(10 + n)) grows over the first updates n."""
 
     @torch.no_grad()
-    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
         n = int(updates)
-        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(list(averages), list(values), 1 - min(decay, (1 + n) / (10 + n)))
 
     # the first update of AveragedModel copies the weights; n counts the ones after it
     return AveragedModel(model, multi_avg_fn=update)

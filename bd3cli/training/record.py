@@ -16,6 +16,7 @@ import torch
 from bd3cli import __version__
 from bd3cli.errors import InputError
 from bd3cli.plugins import load_plugins, metadata_version
+from bd3cli.registry import Registry
 from bd3cli.resolve import Resolved, to_toml
 from bd3cli.spec import parse_spec
 
@@ -131,7 +132,11 @@ def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
     if resolved.recipe.objective.family == "ar":
         return {}
     plugins, objective = load_plugins(), resolved.recipe.objective
-    registries = {"schedule": plugins.schedules, "weight": plugins.weights, "masking": plugins.maskings}
+    registries: dict[str, Registry[Any]] = {
+        "schedule": plugins.schedules,
+        "weight": plugins.weights,
+        "masking": plugins.maskings,
+    }
     used = {}
     for kind, registry in registries.items():
         entry = registry.entry(parse_spec(getattr(objective, kind)).name)
@@ -143,7 +148,9 @@ def git_state() -> dict[str, Any] | None:
     """Commit and cleanliness of the working directory's repository, if it is one."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

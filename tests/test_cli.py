@@ -1,0 +1,231 @@
+"""The command line as a user meets it: conventions, JSON, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "datasets", "xformers", "scipy", "numpy", "tiktoken")
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["schedules", "--help"], ["plugins", "list", "--help"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom bd3cli.cli.main import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as e: assert not e.code, e.code\n"
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert python(code).strip().endswith("HEAVY []")
+
+
+def test_help_is_instant() -> None:
+    """Under four times `import typer`, medians of interleaved runs."""
+    typer, ours = [], []
+    for _ in range(7):
+        for command, times in (
+            ([sys.executable, "-c", "import typer"], typer),
+            ([sys.executable, "-m", "bd3cli", "--help"], ours),
+        ):
+            start = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            times.append(time.perf_counter() - start)
+    assert statistics.median(ours) < 4 * statistics.median(typer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command"),
+        (["train", "--blok-size", "4"], "No such option"),
+        (["train", "--steps", "many"], "should be a valid integer"),
+        (["train", "tny"], "no recipe 'tny'. Did you mean 'tiny'"),
+        (["train", "missing.toml"], "missing.toml cannot be read: No such file"),
+        (["train", "--set", "train.step=5"], "Did you mean 'train.steps'"),
+        (["train", "--set", "train.steps=five"], "must be a whole number, not 'five'"),
+        (["train", "--block-size", "5"], "does not divide model.length 128"),
+        (["train", "--family", "gpt"], "objective.family cannot be 'gpt'"),
+        (["train", "--schedule", "cosin"], "no noise schedule 'cosin'. Did you mean 'cosine'"),
+        (["train", "--schedule", "cosine:epsilon=1"], "has no parameter 'epsilon'"),
+        (["train", "--schedule", "cosine:eps=2"], "eps must lie"),
+        (["train", "--masking", "count", "--schedule", "cosine"], "has no effect with masking 'count'"),
+        (["train", "--schedule", "full"], "defined for block size 1 only"),
+        (["train", "--clip", "0.8,0.3"], "is not an interval"),
+        (["train", "--clip", "a,b"], "two numbers such as 0.3,0.8"),
+        (["train", "--attention", "cuda"], "cuda"),
+        (["train", "--attention", "flex"], "flex"),
+        (["train", "--device", "cuda:7"], "Device 'cuda:7' cannot be used"),
+        (["train", "--precision", "fp8"], "train.precision cannot be 'fp8'"),
+        (["train", "--tokenizer", "gpt5"], "gpt5"),
+        (["train", "--data", "no/such/place.txt"], "no/such/place.txt"),
+        (["train", "--data", "wikitext3"], "wikitext3"),
+        (["train", "--resume"], "add --out RUN"),
+        (["train", "--resume", "--out", "nowhere"], "nowhere is not a run"),
+        (["eval", "nowhere"], "nowhere is not a run"),
+        (["eval", "nowhere", "--split", "tset"], "no split 'tset'"),
+        (["sample", "nowhere"], "nowhere is not a run"),
+        (["sample", "nowhere", "--num", "0"], "--num"),
+        (["config", "show", "--set", "x=1"], "no setting 'x'"),
+        (["data", "show", "nothing-like-it"], "nothing-like-it"),
+        (["data", "show", "pydocs", "--split", "all"], "no split 'all'"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_exit_code_2(cli, tmp_path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli(*arguments)
+    assert outcome.code == 2, outcome
+    assert message in re.sub(r"[\s│]+", " ", outcome.err)
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(cli, monkeypatch) -> None:
+    for arguments in (["--debug", "eval", "nowhere"], ["eval", "nowhere", "--debug"]):
+        monkeypatch.delenv("BD3CLI_DEBUG", raising=False)
+        outcome = cli(*arguments)
+        monkeypatch.delenv("BD3CLI_DEBUG", raising=False)
+        assert outcome.code == 2
+        assert "Traceback" in outcome.err
+        assert "nowhere is not a run" in outcome.err
+
+
+def test_train_eval_sample_as_a_script_uses_them(cli, tmp_path: Path, quick) -> None:
+    run = tmp_path / "run"
+    settings = [f for item in (*quick, "train.steps=20") for f in ("--set", item)]
+    trained = cli("train", "--out", run, "--json", *settings).json
+    assert trained["run"] == str(run)
+    assert trained["validation"]["ppl"] > 1
+    assert len(trained["sample"]) > 0
+    row = cli("eval", run, "--sequences", 20, "--json").json
+    assert row["ci95"][0] < row["ppl"] < row["ci95"][1]
+    assert row["sequences"] == 20
+    assert row["tokens"] == 20 * 31
+    assert (row["family"], row["block_size"], row["estimator"], row["exact"]) == ("bd3lm", 4, "count", False)
+    assert row["bits_per_byte"] > 0
+    both = cli("eval", run, run, "--sequences", 10, "--estimator", "exact", "--json").json["rows"]
+    assert both[0] == both[1]
+    assert both[0]["exact"]
+    samples = cli("sample", run, "--num", 3, "--length", 20, "--seed", 7, "--json").json
+    assert [s["seed"] for s in samples["samples"]] == [7, 8, 9]
+    assert all(s["length"] == len(s["tokens"]) == 20 and s["stop"] == "length" for s in samples["samples"])
+    assert samples["tokens_per_second"] > 0
+    again = cli("sample", run, "--num", 1, "--length", 20, "--seed", 8, "--no-cache", "--json").json
+    assert again["samples"][0] == samples["samples"][1]
+    resumed = cli("train", "--resume", "--out", run, "--steps", 25, "--json").json
+    assert resumed["step"] == 25
+    refused = cli("train", "--out", run, *settings)
+    assert refused.code == 2
+    assert "already exists and is not empty" in refused.err
+
+
+def test_people_get_text_on_stdout_and_progress_on_stderr(cli, trained: Path) -> None:
+    table = cli("eval", trained, "--sequences", 10)
+    assert table.code == 0
+    assert "ppl" in table.out
+    assert "count (upper bound)" in table.out
+    text = cli("sample", trained, "--prompt", "The ", "--num", 2)
+    assert text.out.count("The ") >= 2
+    assert "network evaluations each" in text.err
+    assert "network evaluations" not in text.out
+
+
+def test_data_and_config_commands(cli) -> None:
+    names = [d["name"] for d in cli("data", "list", "--json").json["datasets"]]
+    assert {"pydocs", "lm1b", "wikitext2", "lambada"} <= set(names)
+    shown = cli("data", "show", "pydocs", "--num", 1, "--json").json
+    assert len(shown["documents"]) == 1
+    prepared = cli("data", "prepare", "pydocs", "--length", 64, "--json").json["splits"]
+    assert [s["split"] for s in prepared] == ["train", "validation", "test"]
+    assert len({s["fingerprint"] for s in prepared}) == 3
+    config = cli("config", "show", "lm1b-bd3lm-4", "--set", "train.steps=9", "--json").json
+    assert config["values"]["train.steps"] == 9
+    assert config["sources"]["train.steps"] == "--set"
+    assert config["values"]["objective.clip"] == [0.45, 0.95]
+    assert "objective.block_size" in cli("config", "show").out
+    assert "steps = 1000000" in cli("config", "show", "owt-ar", "--toml").out
+    assert cli("config", "validate", "owt-bd3lm-16").out == "owt-bd3lm-16: valid\n"
+    assert {"tiny", "owt-mdlm"} <= {r["name"] for r in cli("config", "list", "--json").json["recipes"]}
+
+
+def test_ctrl_c_in_training_saves_and_exits_130(tmp_path: Path, quick) -> None:
+    settings = [f for item in (*quick, "train.steps=100000") for f in ("--set", item)]
+    command = [sys.executable, "-m", "bd3cli", "train", "--out", str(tmp_path / "run"), *settings]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "a checkpoint is saved, --resume --out" in err
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_directory_that_cannot_be_written_is_an_input_error(cli, tmp_path: Path, quick) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o500)
+    settings = [f for item in quick for f in ("--set", item)]
+    outcome = cli("train", "--out", tmp_path / "run", *settings)
+    tmp_path.chmod(0o700)
+    assert outcome.code == 2
+    assert "cannot be written: Permission denied" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", "{", "run.json cannot be read"),
+        ("recipe.toml", "[train]\nstep = 1\n", "recipe.toml: There is no setting 'train.step'"),
+        ("recipe.toml", None, "recipe.toml cannot be read"),
+        ("checkpoints/best.json", "x", None),
+    ],
+)
+def test_a_damaged_run_is_refused_by_file(cli, trained: Path, tmp_path: Path, file, content, message) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    if content is None:
+        (run / file).unlink()
+    else:
+        (run / file).write_text(content)
+    outcome = cli("eval", run, "--sequences", 4)
+    if message is None:  # which checkpoint is best is not known: the last one serves
+        assert outcome.code == 0
+    else:
+        assert outcome.code == 2
+        assert message in outcome.err
+
+
+def test_a_checkpoint_of_another_network_is_refused(cli, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace("blocks = 2", "blocks = 3"))
+    outcome = cli("eval", run)
+    assert outcome.code == 2
+    assert "missing: blocks.2.adaLN_modulation.bias" in outcome.err
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"bd3cli \d+\.\d+\.\d+\n", python("from bd3cli.cli.main import main; main(['--version'])"))
