@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bd3cli.data.cache import default_directory, writable_directory
+from bd3cli.data.cache import default_directory
 from bd3cli.data.corpora import DatasetInfo, list_datasets
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents, Mapped
@@ -38,7 +38,7 @@ def resolve_documents(config: DataConfig, split: Split) -> Documents:
     Raises:
         InputError: as `load_split` does.
     """
-    source = resolve(config, split, writable_directory(default_directory()))
+    source = resolve(config, split, default_directory())
     documents, facts = source.read()
     detokenize = get_detokenizer(source.detokenizer)
     if detokenize is not None:

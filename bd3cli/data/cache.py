@@ -83,7 +83,7 @@ def writable_directory(wanted: Path) -> Path:
 def load_or_build(
     directory: Path, key: str, build: Callable[[], tuple[Iterable[Block], Callable[[], dict[str, Any]]]]
 ) -> Entry:
-    """The entry called `key`; built, and kept, when there is none or the one there is damaged.
+    """The entry called `key` under `directory`; built, and kept, when there is none or it is damaged.
 
     `build` returns the blocks to write, and a function to call after the last of them for the facts to keep.
     Two processes that want the same entry build it once: the second waits for the first.
@@ -91,10 +91,11 @@ def load_or_build(
     Raises:
         InputError: when `build` raises it, or the disk is full.
     """
-    entry = _load(directory / key)
+    entry = _load(directory / "tokens" / key)
     if entry is not None:
         return entry
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = writable_directory(directory) / "tokens"
+    directory.mkdir(exist_ok=True)
     with FileLock(directory / f"{key}.lock"):
         entry = _load(directory / key)  # another process may have built it while this one waited
         if entry is None:
@@ -117,7 +118,7 @@ def _load(path: Path) -> Entry | None:
         if not trusted and content_hash(rows, lengths) != meta["sha256"]:
             raise ValueError("checksum")
         return Entry(rows, lengths, meta["sha256"], meta["facts"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         log.warning("The cache entry %s is damaged (%s) and is made again.", path, error)

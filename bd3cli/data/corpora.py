@@ -75,6 +75,7 @@ PYDOCS = DatasetInfo(
     offline="yes, it comes with every Python",
     source="pydoc_data.topics of the running Python",
     licence="PSF-2.0",
+    unit="file",
 )
 
 

@@ -116,7 +116,5 @@ def get_detokenizer(name: str) -> Detokenizer | None:
         return None
     if name not in DETOKENIZERS:
         known = ["auto", "none", *DETOKENIZERS]
-        raise InputError(
-            f"There is no detokenizer {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
-        )
+        raise InputError(f"There is no detokenizer {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     return DETOKENIZERS[name]

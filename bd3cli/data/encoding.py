@@ -80,9 +80,7 @@ def encode_documents(
     return _documents(encoded)
 
 
-def encode_batch(
-    batch: list[tuple[str, bool]], tokenizer: Tokenizer, detokenizer: Detokenizer | None
-) -> Encoded:
+def encode_batch(batch: list[tuple[str, bool]], tokenizer: Tokenizer, detokenizer: Detokenizer | None) -> Encoded:
     """Encode texts, each with whether a document ends with it."""
     texts = [detokenizer(text) if detokenizer else text for text, _ in batch]
     arrays = tokenizer.encode_batch(texts)
@@ -171,8 +169,7 @@ def _in_processes(
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise RunError(
-            "A tokenisation process ended without a result; it may have run out of memory. "
-            "Set data.workers to 1."
+            "A tokenisation process ended without a result; it may have run out of memory. Set data.workers to 1."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.errors import InputError
@@ -33,6 +33,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "dev": "validation",
     "test": "test",
 }
+Files: TypeAlias = dict[Split | Literal["all"], list[Path]]
 EXTENSIONS = ", ".join(FORMATS)
 
 
@@ -59,7 +60,7 @@ def files_format(paths: list[Path]) -> Format:
     return formats.pop()
 
 
-def local_files(path: Path) -> dict[Split | Literal["all"], list[Path]]:
+def local_files(path: Path) -> Files:
     """The data files at `path`, in sorted order: of each split where their names say so, else under ``all``.
 
     A directory's files are taken as splits when one is called ``train.*``, or when all of them are called
@@ -70,22 +71,18 @@ def local_files(path: Path) -> dict[Split | Literal["all"], list[Path]]:
         InputError: nothing there, not readable, or no data file in it.
     """
     if not path.exists():
-        raise InputError(
-            f"There is no file or directory {path}. Check the path (working directory: {Path.cwd()})."
-        )
+        raise InputError(f"There is no file or directory {path}. Check the path (working directory: {Path.cwd()}).")
     if not path.is_dir():
         return {"all": [path]}
     entries = [entry for entry in _listing(path) if entry.is_dir() or format_of(entry)]
-    named: dict[Split | Literal["all"], list[Path]] = {}
+    named: Files = {}
     for entry in entries:
         split = SPLIT_NAMES.get(entry.name.split(".")[0].lower())
         if split:
             named.setdefault(split, []).extend(_data_files(entry))
     files = _data_files(path)
     if not files:
-        raise InputError(
-            f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz)."
-        )
+        raise InputError(f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz).")
     if "train" in named or {f for group in named.values() for f in group} == set(files):
         return {split: named[split] for split in SPLITS if named.get(split)}
     return {"all": files}
@@ -106,7 +103,5 @@ def _listing(directory: Path) -> Iterable[Path]:
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
     except OSError as error:
-        raise InputError(
-            f"Directory {directory} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
+        raise InputError(f"Directory {directory} cannot be read: {error.strerror}. Check its permissions.") from error
     return [directory / name for name in names]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bd3cli.data.corpora import PARQUET, Hub, list_datasets
-from bd3cli.data.network import reachable
-from bd3cli.data.tabular import first_line, quiet
+from bd3cli.data.hub_libraries import first_line, hub_access, quiet
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,24 +46,6 @@ def commit_of(table: datasets.Dataset) -> str:
     return Path(files[0]["filename"]).parent.name if files else str(table._fingerprint)
 
 
-@contextlib.contextmanager
-def hub_access() -> Iterator[bool]:
-    """Find out in seconds whether the hub can be reached; if not, have its libraries look in their caches.
-
-    They read ``HF_HUB_OFFLINE`` once, when they are imported, and otherwise try for minutes.
-    """
-    import datasets.config
-    import huggingface_hub.constants as constants
-
-    before = (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
-    online = not any(before) and reachable(constants.ENDPOINT)
-    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = not online
-    try:
-        yield online
-    finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
 def _check_whole(hub: Hub, name: str) -> None:
     """Refuse a conversion that holds the beginning only: a number measured on it would mislead."""
     import huggingface_hub
@@ -85,8 +64,8 @@ def _explained(error: Exception, hub: Hub, name: str, online: bool) -> InputErro
         registered = ", ".join(info.name for info in list_datasets())
         return InputError(
             f"Data set {name!r} (hub {hub}) is not in the cache of `datasets`, and the hub cannot be reached "
-            "(or HF_HUB_OFFLINE is set). Without a network use 'pydocs', a local file or directory as data.name, "
-            "or local copies of the splits as data.train, data.validation and data.test. "
+            "(or HF_HUB_OFFLINE is set). Without a network use 'pydocs', a local file or directory as "
+            "data.name, or local copies of the splits as data.train, data.validation and data.test. "
             f"Registered: {registered}."
         )
     return InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bd3cli.data.cache import Entry, default_directory, load_or_build, writable_directory
+from bd3cli.data.cache import Entry, default_directory, load_or_build
 from bd3cli.data.encoding import encode_documents
 from bd3cli.data.hashing import digest
 from bd3cli.data.packing import Block, IdArray, Layout, pack
@@ -82,29 +82,23 @@ def load_split(
         InputError: anything in the data or its description that the user must put right.
     """
     if split not in SPLITS:
-        raise InputError(
-            f"There is no split {split!r}.{did_you_mean(split, SPLITS)} Splits: {', '.join(SPLITS)}."
-        )
+        raise InputError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)} Splits: {', '.join(SPLITS)}.")
     shortest = 2 if config.context == "bos" else 3
     if length < shortest:
         raise InputError(f"A context of {length} tokens has no room for text. Use at least {shortest}.")
     tokenizer = load_tokenizer(config.tokenizer)
-    cache = writable_directory(cache_dir or default_directory())
+    cache = cache_dir or default_directory()
     source = resolve(config, split, cache)
+    name = source.facts["dataset"]
     layout = Layout(length, config.packing, config.context, tokenizer.bos_id, tokenizer.eos_id)
 
     def build() -> tuple[Iterable[Block], Callable[[], dict[str, Any]]]:
         documents, facts = source.read()
         if not len(documents):
-            raise InputError(
-                f"The {split} split of {config.name} is empty. Give more text, or name a file with "
-                f"data.{split}."
-            )
+            raise InputError(f"The {split} split of {name} is empty. Give more text, or name a file with data.{split}.")
         counts = {"documents": 0, "bytes": 0, "tokens": 0, "sequences": 0, "dropped_tokens": 0}
         total = documents.nbytes
-        encoded = encode_documents(
-            documents, tokenizer, source.detokenizer, nbytes=total, workers=config.workers
-        )
+        encoded = encode_documents(documents, tokenizer, source.detokenizer, nbytes=total, workers=config.workers)
 
         def ids() -> Iterator[IdArray]:
             for document in encoded:
@@ -122,7 +116,7 @@ def load_split(
                 yield block
             if not counts["sequences"]:
                 raise InputError(
-                    f"The {split} split of {config.name} has {counts['tokens']} tokens, fewer than one "
+                    f"The {split} split of {name} has {counts['tokens']} tokens, fewer than one "
                     f"context of {length}. Use a shorter length, or more text."
                 )
             if progress is not None:
@@ -138,7 +132,7 @@ def load_split(
             "layout": [length, config.packing, config.context, tokenizer.bos_id, tokenizer.eos_id],
         }
     )
-    entry = load_or_build(cache / "tokens", key, build)
+    entry = load_or_build(cache, key, build)
     description = {
         **source.facts,
         **entry.facts,

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bd3cli.data import corpora, hub, tabular
+from bd3cli.data.cache import writable_directory
 from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents
-from bd3cli.data.files import SPLIT_NAMES, files_format, format_of, local_files
+from bd3cli.data.files import SPLIT_NAMES, Files, files_format, format_of, local_files
 from bd3cli.data.hashing import digest, hash_file, hash_texts
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import TextFiles, Unit
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from bd3cli.config import DataConfig
 
 UNREGISTERED = DatasetInfo("", "", document="", unit="file")
+
+
+def _info(config: DataConfig) -> DatasetInfo:
+    """What is known of the data set; of files on their own, named while `name` is its default, nothing."""
+    alone = config.name == "pydocs" and (config.train or config.validation or config.test)
+    return UNREGISTERED if alone else REGISTERED.get(config.name, UNREGISTERED)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def resolve(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     """
     _check_apart(config)
     source = _locate(config, split, cache_dir)
-    info = REGISTERED.get(config.name, UNREGISTERED)
+    info = _info(config)
     detokenizer = info.detokenizer if config.detokenize == "auto" else config.detokenize
     get_detokenizer(detokenizer)
     source = replace(
@@ -84,7 +91,7 @@ def _subset(source: Source, config: DataConfig) -> Source:
 def _explicit(config: DataConfig) -> dict[Split, Path]:
     """Files named for their split. Where two splits of a data set are the same, one file serves both."""
     given = {"train": config.train, "validation": config.validation, "test": config.test}
-    parts = REGISTERED.get(config.name, UNREGISTERED).parts
+    parts = _info(config).parts
     if "test" in parts and parts.get("validation") == parts["test"]:
         given["validation"] = given["validation"] or given["test"]
         given["test"] = given["test"] or given["validation"]
@@ -95,7 +102,7 @@ def _check_apart(config: DataConfig) -> None:
     """Refuse the same file for training and for measuring."""
     named = {name: os.path.realpath(path) for name, path in _explicit(config).items()}
     for name in ("validation", "test"):
-        if name in named and named[name] == named.get("train"):
+        if name in named and named[name] == named.get("train") and not os.path.isdir(named[name]):
             raise InputError(
                 f"data.train and data.{name} are the same file, {named[name]}: splits must not overlap. Name "
                 "another, or give the file as data.name to have it split 90/5/5."
@@ -105,8 +112,9 @@ def _check_apart(config: DataConfig) -> None:
 def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     explicit = _explicit(config)
     if split in explicit:
-        files = [file for group in local_files(explicit[split]).values() for file in group]
-        return _from_files(files, config, None, cache_dir)
+        found = local_files(explicit[split])
+        files = found["all"] if "all" in found else _own_files(found, explicit[split], split)
+        return _from_files(_info(config).name or str(explicit[split]), files, config, None, cache_dir)
     if explicit and config.name == "pydocs":
         raise InputError(
             f"data.{next(iter(explicit))} names a file but data.{split} does not. Name one, or give a single "
@@ -141,18 +149,22 @@ def _pydocs(split: Split) -> Source:
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
     found = local_files(path)
     if "all" in found:
-        return _from_files(found["all"], config, split, cache_dir)
+        return _from_files(config.name, found["all"], config, split, cache_dir)
+    return _from_files(config.name, _own_files(found, path, split), config, None, cache_dir)
+
+
+def _own_files(found: Files, path: Path, split: Split) -> list[Path]:
     if split not in found:
         raise InputError(
-            f"{path} has files for {', '.join(found)} and none for {split}. Add {split}.txt to it (or another "
-            f"format), or name a file as data.{split}."
+            f"{path} has files for {', '.join(found)} and none for {split}. Add {split}.txt to it (or "
+            f"another format), or name a file as data.{split}."
         )
-    return _from_files(found[split], config, None, cache_dir)
+    return found[split]
 
 
-def _from_files(paths: list[Path], config: DataConfig, carve: Split | None, cache_dir: Path) -> Source:
+def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split | None, cache_dir: Path) -> Source:
     """Documents of local files: all of them, or the split `carve` of them."""
-    info = REGISTERED.get(config.name, UNREGISTERED)
+    info = _info(config)
     kind = files_format(paths)
     unit: Unit = info.unit if config.document == "auto" else config.document
     document = unit if kind == "text" else "row"
@@ -163,12 +175,10 @@ def _from_files(paths: list[Path], config: DataConfig, carve: Split | None, cach
         if kind == "text":
             documents = TextFiles(paths, unit)
         else:
-            folder = cache_dir / "arrow" / digest([content, kind, info.header])
+            folder = writable_directory(cache_dir) / "arrow" / digest([content, kind, info.header])
             table = tabular.read_table(paths, kind, folder, info.header)
             default = "+".join(info.header[1:]) if table.column_names == list(info.header) else info.column
-            documents = tabular.Rows(
-                table, tabular.text_columns(table, config.column, default, str(paths[0]))
-            )
+            documents = tabular.Rows(table, tabular.text_columns(table, config.column, default, str(paths[0])))
         return _carved(documents, carve, "all of the files named for it")
 
     files = [{"path": str(path), "sha256": sha} for path, sha in zip(paths, content, strict=True)]
@@ -176,18 +186,20 @@ def _from_files(paths: list[Path], config: DataConfig, carve: Split | None, cach
         "content": content,
         "kind": kind,
         "document": document,
-        "column": [config.column, info.column],
+        "column": [config.column, info.column, info.header],
     }
     return Source(
-        identity | {"carved": carve is not None}, {"files": files, "document": document}, "none", read
+        identity | {"carved": carve is not None},
+        {"dataset": name, "files": files, "document": document},
+        "none",
+        read,
     )
 
 
 def _registered(info: DatasetInfo, config: DataConfig, split: Split) -> Source:
     if split not in info.parts:
         raise InputError(
-            f"Data set {info.name!r} has no {split} split, only {', '.join(info.parts)}. Name a file with "
-            f"data.{split}."
+            f"Data set {info.name!r} has no {split} split, only {', '.join(info.parts)}. Name a file with data.{split}."
         )
     assert info.hub is not None
     part = info.parts[split]
@@ -201,11 +213,11 @@ def _unregistered(config: DataConfig, split: Split) -> Source:
     path, _, name = config.name.partition(":")
     source = Hub(path, name or None)
     tables = hub.load_hub(source, config.name)
+    if list(tables) == ["train"]:
+        return _from_hub(tables, Part("train"), "", source, config, split)
     named = {SPLIT_NAMES[own]: own for own in tables if own in SPLIT_NAMES}
     if split in named:
         return _from_hub(tables, Part(named[split]), "the data set's own", source, config, None)
-    if list(tables) == ["train"]:
-        return _from_hub(tables, Part("train"), "", source, config, split)
     raise InputError(
         f"Data set {config.name!r} has the splits {', '.join(tables)} and none for {split}. Name a file with "
         f"data.{split}."
@@ -220,7 +232,7 @@ def _from_hub(
     config: DataConfig,
     carve: Split | None,
 ) -> Source:
-    info = REGISTERED.get(config.name, UNREGISTERED)
+    info = _info(config)
     table = tables[part.split]
     rows = range(len(table))[slice(*part.rows)]
     columns = tabular.text_columns(table, config.column, info.column, f"Data set {config.name!r}")
@@ -249,6 +261,4 @@ def _hashed(path: Path) -> str:
     try:
         return hash_file(path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
-        ) from error
+        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error

@@ -15,12 +15,12 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 HELD_OUT = 0.05
 FEW_DOCUMENTS = 40
 BY_DOCUMENT = (
-    "90/5/5 by bytes: in the order of a hash of their text, documents (copies of one together) go to "
-    "validation, else test, while they fit in 5% of the bytes, and the rest are for training"
+    "90/5/5 by bytes: in the order of a hash of their text, documents (copies of one together) fill up "
+    "validation and test, 5% each, and the rest are for training"
 )
 BY_PIECE = (
-    f"90/5/5 by bytes in contiguous pieces (fewer than {FEW_DOCUMENTS} documents): the first 90% trains, "
-    "the next 5% validates, the last 5% tests, cut between lines where there are any"
+    "90/5/5 by characters in contiguous pieces (documents too few or too unequal to share out): the first "
+    "90% trains, the next 5% validates, the last 5% tests, cut between lines where there are any"
 )
 
 
@@ -28,12 +28,13 @@ def split_documents(documents: Documents) -> tuple[dict[Split, Documents], str]:
     """Split documents three ways, and say in words how. Depends on their content alone."""
     if len(documents) >= FEW_DOCUMENTS:
         parts = _by_hash(documents)
-        if all(len(part) for part in parts.values()):
+        if parts is not None:
             return parts, BY_DOCUMENT
     return _by_piece(documents), BY_PIECE
 
 
-def _by_hash(documents: Documents) -> dict[Split, Documents]:
+def _by_hash(documents: Documents) -> dict[Split, Documents] | None:
+    """Whole documents for each split; None when they do not fill at least half of what each should have."""
     keys = np.empty(len(documents), dtype=np.uint64)
     sizes = np.empty(len(documents), dtype=np.int64)
     for index, text in enumerate(documents):
@@ -42,14 +43,16 @@ def _by_hash(documents: Documents) -> dict[Split, Documents]:
     groups, group_of = np.unique(keys, return_inverse=True)
     group_sizes = np.zeros(len(groups), dtype=np.int64)
     np.add.at(group_sizes, group_of, sizes)
-    budgets = {"validation": HELD_OUT * sizes.sum(), "test": HELD_OUT * sizes.sum()}
-    owner = np.zeros(len(groups), dtype=np.int8)  # index into SPLITS; 0 is train
+    share = HELD_OUT * int(sizes.sum())
+    room = {1: share, 2: share}  # of validation and test, by their index in SPLITS
+    owner = np.zeros(len(groups), dtype=np.int8)
     for group, size in enumerate(group_sizes.tolist()):
-        for number, split in ((1, "validation"), (2, "test")):
-            if size <= budgets[split]:
-                budgets[split] -= size
-                owner[group] = number
-                break
+        emptier = 1 if room[1] >= room[2] else 2
+        if size <= room[emptier]:
+            room[emptier] -= size
+            owner[group] = emptier
+    if max(room.values()) > share / 2:
+        return None
     return {split: documents.take(np.flatnonzero(owner[group_of] == n)) for n, split in enumerate(SPLITS)}
 
 

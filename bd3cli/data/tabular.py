@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import glob
 import gzip
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bd3cli.data.documents import Documents, IntArray
+from bd3cli.data.hub_libraries import first_line, no_network, quiet
 from bd3cli.data.textfiles import check_text, open_bytes
 from bd3cli.errors import InputError, did_you_mean
 
@@ -44,8 +43,9 @@ class Rows(Documents):
     @property
     def nbytes(self) -> int:
         table = self._table.data
-        whole = int(sum(table.column(column).nbytes for column in self._columns))
-        return whole * len(self) // max(1, table.num_rows)
+        whole: int = sum(table.column(column).nbytes for column in self._columns)
+        rows: int = table.num_rows
+        return whole * len(self) // max(1, rows)
 
     def take(self, indices: IntArray) -> Rows:
         return Rows(self._table.select(indices), self._columns)
@@ -80,9 +80,7 @@ def text_columns(table: datasets.Dataset, wanted: str | None, default: str | Non
     return columns
 
 
-def read_table(
-    paths: list[Path], kind: str, cache_dir: Path, header: tuple[str, ...] = ()
-) -> datasets.Dataset:
+def read_table(paths: list[Path], kind: str, cache_dir: Path, header: tuple[str, ...] = ()) -> datasets.Dataset:
     """The rows of files of one kind (``json``, ``csv`` or ``parquet``), converted to Arrow in `cache_dir`.
 
     Args:
@@ -104,12 +102,10 @@ def read_table(
     import datasets
 
     try:
-        with quiet():
+        with quiet(), no_network():
             # `datasets` expands wildcards, which a file's own name may well contain.
             files = [glob.escape(str(path.absolute())) for path in paths]
-            return datasets.load_dataset(
-                kind, data_files=files, split="train", cache_dir=str(cache_dir), **options
-            )
+            return datasets.load_dataset(kind, data_files=files, split="train", cache_dir=str(cache_dir), **options)
     except Exception as error:
         for path in paths:
             _diagnose(path, kind)
@@ -119,29 +115,8 @@ def read_table(
         ) from error
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off an error stream that is not a terminal."""
-    import datasets
-
-    shown = datasets.are_progress_bars_disabled()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not shown:
-            datasets.enable_progress_bars()
-
-
 def _names(paths: list[Path]) -> str:
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, short enough to be part of a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _check_not_empty(path: Path) -> None:

@@ -67,9 +67,7 @@ def open_bytes(path: Path) -> bytes | mmap.mmap:
     except (gzip.BadGzipFile, EOFError) as error:
         raise InputError(f"{path} is not a complete gzip file ({error}). Compress it again.") from error
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
-        ) from error
+        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error
 
 
 def check_text(path: Path, buffer: Any) -> None:
@@ -87,11 +85,7 @@ def check_text(path: Path, buffer: Any) -> None:
             chunk.decode()
         except UnicodeDecodeError as error:
             # A character may straddle the end of a chunk: begin the next one with it.
-            if (
-                error.end == len(chunk)
-                and error.reason == "unexpected end of data"
-                and begin + CHUNK < len(buffer)
-            ):
+            if error.end == len(chunk) and error.reason == "unexpected end of data" and begin + CHUNK < len(buffer):
                 begin += error.start
                 continue
             offset = begin + error.start

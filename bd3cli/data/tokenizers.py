@@ -116,9 +116,7 @@ class TiktokenTokenizer(Tokenizer):
         return self._special
 
     def encode_array(self, text: str) -> IdArray:
-        ids = self._encoding.encode_to_numpy(
-            valid_unicode(text), allowed_special=set(), disallowed_special=()
-        )
+        ids = self._encoding.encode_to_numpy(valid_unicode(text), allowed_special=set(), disallowed_special=())
         return ids.astype(self.dtype)
 
     def _decode_run(self, ids: Sequence[int]) -> str:

@@ -1,0 +1,59 @@
+"""Manners for the libraries of the Hugging Face hub: no waiting, no needless network, no stray output."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from bd3cli.data.network import reachable
+
+
+@contextlib.contextmanager
+def hub_access() -> Iterator[bool]:
+    """Find out in seconds whether the hub can be reached; if not, have its libraries look in their caches."""
+    import datasets.config
+    import huggingface_hub.constants as constants
+
+    off = datasets.config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE
+    online = not off and reachable(constants.ENDPOINT)
+    with contextlib.nullcontext() if online else no_network():
+        yield online
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """Switch the network off for these libraries: even for a local file they would report its use.
+
+    They read ``HF_HUB_OFFLINE`` once, when they are imported, so it is their copies that are changed.
+    """
+    import datasets.config
+    import huggingface_hub.constants as constants
+
+    before = (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of `datasets` off an error stream that is not a terminal."""
+    import datasets
+
+    disabled = datasets.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short enough to be part of a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

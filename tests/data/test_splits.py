@@ -1,0 +1,126 @@
+"""Splits are disjoint, complete, and depend on nothing but the text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bd3cli.data.documents import Documents, Mapped, TextList
+from bd3cli.data.hashing import random_keys, text_key
+from bd3cli.data.splits import BY_DOCUMENT, BY_PIECE, FEW_DOCUMENTS, seeded_subset, split_documents
+
+TEXTS = st.lists(st.text("ab \n", max_size=30), max_size=120)
+
+
+@given(TEXTS)
+def test_every_document_is_in_one_split(texts: list[str]) -> None:
+    parts, policy = split_documents(TextList(texts))
+    if policy == BY_DOCUMENT:
+        assert sorted(t for part in parts.values() for t in part) == sorted(texts)
+        sets = [set(part) for part in parts.values()]
+        assert not sets[0] & sets[1]
+        assert not sets[0] & sets[2]
+        assert not sets[1] & sets[2]
+
+
+@given(st.lists(st.text("ab \n", max_size=60), max_size=FEW_DOCUMENTS - 1))
+def test_few_documents_are_cut_into_contiguous_pieces(texts: list[str]) -> None:
+    parts, policy = split_documents(TextList(texts))
+    assert policy == BY_PIECE
+    pieces = "".join(t for part in parts.values() for t in part)
+    # Blank pieces are left out; nothing else is lost, and the order is kept.
+    assert "".join(pieces.split()) == "".join("".join(texts).split())
+
+
+def test_shares_are_right(corpus: Callable[..., list[str]]) -> None:
+    texts = corpus(500)
+    parts, policy = split_documents(TextList(texts))
+    total = sum(len(t.encode()) for t in texts)
+    shares = {name: sum(len(t.encode()) for t in part) / total for name, part in parts.items()}
+    assert policy == BY_DOCUMENT
+    assert shares["train"] == pytest.approx(0.9, abs=0.01)
+    assert shares["validation"] == pytest.approx(0.05, abs=0.005)
+    assert shares["test"] == pytest.approx(0.05, abs=0.005)
+
+
+def test_order_of_documents_does_not_matter(corpus: Callable[..., list[str]]) -> None:
+    texts = corpus(200)
+    forwards, _ = split_documents(TextList(texts))
+    backwards, _ = split_documents(TextList(texts[::-1]))
+    assert {n: set(p) for n, p in forwards.items()} == {n: set(p) for n, p in backwards.items()}
+    assert list(forwards["test"]) == [t for t in texts if t in set(forwards["test"])]
+
+
+def test_copies_stay_together(corpus: Callable[..., list[str]]) -> None:
+    texts = corpus(60) * 3
+    parts, policy = split_documents(TextList(texts))
+    assert policy == BY_DOCUMENT
+    assert all(list(part).count(text) == 3 for part in parts.values() for text in part)
+
+
+def test_one_document_that_is_nearly_everything_is_cut_up() -> None:
+    parts, policy = split_documents(TextList(["x\n" * 50_000] + [f"{n}" for n in range(100)]))
+    assert policy == BY_PIECE
+    sizes = [sum(map(len, part)) for part in parts.values()]
+    assert sizes == pytest.approx([90_000, 5_000, 5_000], rel=0.1)
+
+
+def test_long_single_text_is_cut_between_lines() -> None:
+    text = "".join(f"line {n} of the text\n" for n in range(1000))
+    parts, _ = split_documents(TextList([text]))
+    sizes = [sum(map(len, part)) / len(text) for part in parts.values()]
+    assert sizes == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
+    assert all(piece.endswith("\n") and piece.startswith("line") for part in parts.values() for piece in part)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
+def test_subset_is_seeded_and_nested(small: int, large: int, seed: int) -> None:
+    small, large = sorted((small, large))
+    documents = TextList([str(n) for n in range(50)])
+    few = list(seeded_subset(documents, small, seed))
+    many = list(seeded_subset(documents, large, seed))
+    assert len(few) == min(small, 50)
+    assert set(few) <= set(many)
+    assert few == sorted(few, key=int)
+
+
+def test_subset_depends_on_its_seed() -> None:
+    documents = TextList([str(n) for n in range(1000)])
+    chosen = [tuple(seeded_subset(documents, 100, seed)) for seed in range(5)]
+    assert len(set(chosen)) == 5
+
+
+def test_keys_are_the_same_everywhere() -> None:
+    # Written down, so that a change of numpy or of this code cannot quietly change everybody's splits.
+    assert text_key("a text") == 5830437876521264211
+    start = int.from_bytes(hashlib.blake2b(b"7", digest_size=8).digest(), "little")
+    mask = 2**64 - 1
+    for number, key in enumerate(random_keys(3, 7).tolist(), 1):
+        z = (start + number * 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        assert key == z ^ z >> 31
+
+
+def test_lazy_documents_read_what_is_asked_for() -> None:
+    read: list[int] = []
+
+    class Counting(Documents):
+        nbytes = 0
+
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, index: int) -> str:
+            read.append(index)
+            return str(index)
+
+    upper = Mapped(Counting().take(np.array([3, 5, 7])), lambda text: text + "!")
+    assert upper.take(np.array([2]))[0] == "7!"
+    assert read == [7]
+    assert list(upper) == ["3!", "5!", "7!"]
