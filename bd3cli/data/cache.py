@@ -118,7 +118,7 @@ def _load(path: Path) -> Entry | None:
         if not trusted and content_hash(rows, lengths) != meta["sha256"]:
             raise ValueError("checksum")
         return Entry(rows, lengths, meta["sha256"], meta["facts"])
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         log.warning("The cache entry %s is damaged (%s) and is made again.", path, error)

@@ -60,6 +60,21 @@ def files_format(paths: list[Path]) -> Format:
     return formats.pop()
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`.
+
+    Raises:
+        InputError: when that cannot be told, for want of permission or because it is not a path at all.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(
+            f"{str(path)[:200]} cannot be looked up: {error.strerror}. Check the path and the permissions of its "
+            "directories."
+        ) from error
+
+
 def local_files(path: Path) -> Files:
     """The data files at `path`, in sorted order: of each split where their names say so, else under ``all``.
 
@@ -70,7 +85,7 @@ def local_files(path: Path) -> Files:
     Raises:
         InputError: nothing there, not readable, or no data file in it.
     """
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"There is no file or directory {path}. Check the path (working directory: {Path.cwd()}).")
     if not path.is_dir():
         return {"all": [path]}

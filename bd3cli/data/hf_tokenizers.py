@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bd3cli.data.hub_libraries import first_line, hub_access
+from bd3cli.data.files import exists
+from bd3cli.data.hub_libraries import first_line, hub_access, no_network
 from bd3cli.data.packing import IdArray
 from bd3cli.data.tokenizers import Tokenizer, valid_unicode
 from bd3cli.errors import InputError
@@ -94,7 +96,7 @@ def load_hf_tokenizer(name: str) -> HFTokenizer:
             "or use 'bytes' or 'gpt2'."
         ) from error
     path = name.removeprefix("hf:")
-    with hub_access() as online:
+    with no_network() if exists(Path(path)) else hub_access() as online:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=not online)
         except Exception as error:

@@ -16,13 +16,15 @@ def hub_access() -> Iterator[bool]:
     import huggingface_hub.constants as constants
 
     off = datasets.config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE
-    online = not off and reachable(constants.ENDPOINT)
-    with contextlib.nullcontext() if online else no_network():
-        yield online
+    if not off and reachable(constants.ENDPOINT):
+        yield True
+        return
+    with no_network():
+        yield False
 
 
 @contextlib.contextmanager
-def no_network() -> Iterator[None]:
+def no_network() -> Iterator[bool]:
     """Switch the network off for these libraries: even for a local file they would report its use.
 
     They read ``HF_HUB_OFFLINE`` once, when they are imported, so it is their copies that are changed.
@@ -33,7 +35,7 @@ def no_network() -> Iterator[None]:
     before = (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
     datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
-        yield
+        yield False
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 

@@ -13,7 +13,7 @@ from bd3cli.data.cache import writable_directory
 from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents
-from bd3cli.data.files import SPLIT_NAMES, Files, files_format, format_of, local_files
+from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_of, local_files
 from bd3cli.data.hashing import digest, hash_file, hash_texts
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import TextFiles, Unit
@@ -125,7 +125,7 @@ def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     if config.name in REGISTERED:
         return _registered(REGISTERED[config.name], config, split)
     path = Path(config.name).expanduser()
-    if path.exists() or config.name.startswith((".", "/", "~")) or format_of(path):
+    if exists(path) or config.name.startswith((".", "/", "~")) or format_of(path):
         return _local(path, config, split, cache_dir)
     if _is_hub_name(config.name):
         return _unregistered(config, split)

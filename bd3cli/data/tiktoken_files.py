@@ -55,6 +55,13 @@ CL100K_PATTERN = (
 )
 
 
+def encoding_names() -> list[str]:
+    """Names of the public encodings, and of those that other packages add to tiktoken."""
+    import tiktoken
+
+    return tiktoken.list_encoding_names()
+
+
 def load_encoding(name: str) -> tiktoken.Encoding:
     """A public encoding by name, from tiktoken's cache or its download.
 
@@ -63,7 +70,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
     """
     import tiktoken
 
-    known = tiktoken.list_encoding_names()
+    known = encoding_names()
     if name not in known:
         raise InputError(
             f"There is no tokenizer {name!r}.{did_you_mean(name, ['bytes', *known])} Known: bytes, "

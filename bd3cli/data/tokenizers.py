@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bd3cli.data.files import exists
 from bd3cli.data.hashing import digest
-from bd3cli.data.tiktoken_files import BOS, ENDOFTEXT, EOS, load_encoding, read_tiktoken_file
+from bd3cli.data.tiktoken_files import BOS, ENDOFTEXT, EOS, encoding_names, load_encoding, read_tiktoken_file
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -163,10 +164,10 @@ def load_tokenizer(name: str) -> Tokenizer:
         from bd3cli.data.hf_tokenizers import load_hf_tokenizer
 
         return load_hf_tokenizer(name)
-    if name.endswith(".tiktoken") or Path(name).is_file():
-        encoding = read_tiktoken_file(Path(name).expanduser())
-    else:
+    if name in encoding_names() or not (name.endswith(".tiktoken") or exists(Path(name).expanduser())):
         encoding = load_encoding(name)
+    else:
+        encoding = read_tiktoken_file(Path(name).expanduser())
     specials = encoding._special_tokens
     end = specials.get(ENDOFTEXT)
     if end is None:

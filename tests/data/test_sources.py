@@ -250,6 +250,19 @@ def test_missing_path(tmp_path: Path) -> None:
             load_split(config, "train", 8)
 
 
+def test_path_that_cannot_be_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, **_: Any) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", deny)
+    for config in (DataConfig(name="some/file"), DataConfig(train="file"), DataConfig(tokenizer="some/file")):
+        with pytest.raises(InputError, match=r"file cannot be looked up: Permission denied"):
+            load_split(config, "train", 8)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="aaa cannot be looked up: File name too long"):
+        load_split(DataConfig(name="a" * 5000), "train", 8)
+
+
 def test_directory_without_data(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=r"holds no data file.*\.txt"):

@@ -109,6 +109,20 @@ def test_ranks_with_a_gap(merges_file: Path) -> None:
         load_tokenizer(str(merges_file))
 
 
+def test_a_file_does_not_hide_an_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2", "bytes", "other"):
+        (tmp_path / name).write_text("not ranks")
+    asked: list[str] = []
+    monkeypatch.setattr("bd3cli.data.tokenizers.load_encoding", lambda name: (asked.append(name), BYTES._encoding)[1])
+    with pytest.raises(InputError, match=r"no <\|endoftext\|> token"):
+        load_tokenizer("gpt2")
+    assert asked == ["gpt2"]
+    assert load_tokenizer("bytes").vocab_size == 259
+    with pytest.raises(InputError, match="other, line 1"):
+        load_tokenizer("other")
+
+
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.tiktoken cannot be read: No such file"):
         load_tokenizer("nowhere.tiktoken")
