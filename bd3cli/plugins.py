@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata as metadata
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from bd3cli import hookspecs
-from bd3cli.errors import InputError
+from bd3cli.errors import InputError, did_you_mean
 from bd3cli.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -25,13 +26,20 @@ DISABLE_VARIABLE = "BD3CLI_DISABLE_PLUGINS"
 
 @dataclass(frozen=True)
 class PluginRecord:
-    """What one entry point brought, or why it did not."""
+    """What one entry point brought, or why it did not.
+
+    Attributes:
+        provides: names of the schedules, weights and maskings it registered.
+        hooks: the hooks it implements.
+        error: what went wrong, None if nothing did.
+    """
 
     distribution: str
     version: str
     entry_point: str
     provides: tuple[str, ...]
     error: str | None
+    hooks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,27 +62,37 @@ class Plugins:
         }
 
     def errors(self) -> list[PluginRecord]:
+        """The records of plugins that did not load completely."""
         return [record for record in self.records if record.error]
+
+    def imported(self) -> list[PluginRecord]:
+        """The records once every class has been imported, which discovery alone leaves for first use."""
+        return [_imported(record, self.registries().values()) for record in self.records]
 
 
 @cache
 def load_plugins() -> Plugins:
     """Discover every plugin once: the built-in ones first, then entry points of the group ``bd3cli``."""
+    from bd3cli import builtin
+
     plugins = Plugins()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    from bd3cli import builtin
-
     manager.register(builtin, name="bd3cli")
     _collect(manager, plugins, builtin, "bd3cli", metadata_version("bd3cli"), "bd3cli")
-    for entry_point in _entry_points():
-        _load(manager, plugins, entry_point)
+    for distribution, version, entry_point in _entry_points(plugins.records):
+        if not _disabled(distribution):
+            _load(manager, plugins, entry_point, distribution, version)
     return plugins
 
 
 def require_plugins_ok() -> None:
-    """Refuse to go on when any plugin failed to load (``--strict-plugins``)."""
-    broken = load_plugins().errors()
+    """Refuse to go on when any plugin failed to load (``--strict-plugins``).
+
+    Raises:
+        InputError: naming the first broken plugin.
+    """
+    broken = [record for record in load_plugins().imported() if record.error]
     if broken:
         first = broken[0]
         raise InputError(
@@ -83,7 +101,41 @@ def require_plugins_ok() -> None:
         )
 
 
+def require_used(uses: Mapping[str, Mapping[str, str]], where: str) -> None:
+    """Refuse a run whose plugins are not installed.
+
+    Args:
+        uses: kind (``schedule``, ``weight``, ``masking``) -> its ``name``, ``distribution`` and ``version``,
+            as a run records them.
+        where: what asks for them, for the message.
+
+    Raises:
+        InputError: naming the package to install.
+    """
+    plugins = load_plugins()
+    registries: dict[str, Registry[Any]] = {
+        "schedule": plugins.schedules,
+        "weight": plugins.weights,
+        "masking": plugins.maskings,
+    }
+    for kind, used in uses.items():
+        if used["name"] in {entry.name for entry in registries[kind].entries()}:
+            continue
+        distribution, version = used["distribution"], used["version"]
+        record = next((r for r in plugins.records if _normalise(r.distribution) == _normalise(distribution)), None)
+        if _disabled(distribution):
+            remedy = f"It is disabled by {DISABLE_VARIABLE}: unset that variable."
+        elif record is not None and record.error:
+            remedy = f"It is installed but does not load: {record.error}"
+        else:
+            remedy = f"Install it with: python -m pip install '{distribution}=={version}'"
+        raise InputError(
+            f"{where} uses the {kind} {used['name']!r} of {distribution} {version}, which is not available. {remedy}"
+        )
+
+
 def metadata_version(distribution: str) -> str:
+    """The installed version of a distribution, ``unknown`` if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -100,22 +152,34 @@ def _normalise(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
-def _entry_points() -> Iterator[metadata.EntryPoint]:
-    """Entry points in a fixed order (distribution, name), so that collisions resolve the same way everywhere."""
-    points = metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP)
-    yield from sorted(points, key=lambda p: (_normalise(_owner(p)[0]), p.name))
+def _entry_points(records: list[PluginRecord]) -> list[tuple[str, str, metadata.EntryPoint]]:
+    """Distribution, version and entry point, in a fixed order, so that collisions resolve the same way everywhere."""
+    try:
+        points = list(metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP))
+    except Exception:  # one malformed file, of whatever package, fails them all
+        points = list(_readable_entry_points(records))
+    found = [(p.dist.name, p.dist.version or "unknown", p) for p in points if p.dist is not None]
+    return sorted(found, key=lambda item: (_normalise(item[0]), item[2].name))
 
 
-def _owner(point: metadata.EntryPoint) -> tuple[str, str]:
-    distribution = point.dist
-    return (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
+def _readable_entry_points(records: list[PluginRecord]) -> Iterator[metadata.EntryPoint]:
+    """Our entry points, one distribution at a time; those that cannot be read become records."""
+    seen = set()
+    for distribution in metadata.distributions():
+        name = distribution.name or "unknown"
+        if _normalise(name) in seen:  # hidden by one that comes earlier on the path
+            continue
+        seen.add(_normalise(name))
+        try:
+            yield from (p for p in distribution.entry_points if p.group == hookspecs.ENTRY_POINT_GROUP)
+        except Exception as error:
+            text = f"its entry points cannot be read: {type(error).__name__}: {error}"
+            records.append(PluginRecord(name, distribution.version or "unknown", "", (), text))
 
 
-def _load(manager: pluggy.PluginManager, plugins: Plugins, point: metadata.EntryPoint) -> None:
-    distribution, version = _owner(point)
-    if _disabled(distribution):
-        return
-
+def _load(
+    manager: pluggy.PluginManager, plugins: Plugins, point: metadata.EntryPoint, distribution: str, version: str
+) -> None:
     # The distribution is part of the name: two of them may well call their entry point "main".
     name = f"{distribution}:{point.name}"
     plugin: Any = None
@@ -123,15 +187,30 @@ def _load(manager: pluggy.PluginManager, plugins: Plugins, point: metadata.Entry
         plugin = point.load()
         manager.register(plugin, name=name)
         manager.check_pending()  # a misspelt hook
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # a plugin may even call sys.exit() on import
-        if isinstance(error, KeyboardInterrupt):
-            raise
         if plugin is not None and manager.get_plugin(name) is plugin:
             manager.unregister(plugin, name)
-        text = f"{type(error).__name__}: {error}"
+        text = _explain(error, plugin)
         plugins.records.append(PluginRecord(distribution, version, point.name, (), text))
         return
     _collect(manager, plugins, plugin, distribution, version, point.name)
+
+
+def _explain(error: BaseException, plugin: object) -> str:
+    """One sentence on why a plugin could not be loaded."""
+    if not isinstance(error, pluggy.PluginValidationError):
+        return f"cannot be imported: {type(error).__name__}: {error}"
+    known = [name for name in vars(hookspecs) if name.startswith("register_")]
+    wrong = [
+        name
+        for name in dir(plugin)
+        if name not in known and getattr(getattr(plugin, name), f"{hookspecs.PROJECT}_impl", None)
+    ]
+    if not wrong:
+        return " ".join(str(error).split())
+    return f"{wrong[0]!r} is not a hook.{did_you_mean(wrong[0], known)} The hooks are {', '.join(known)}."
 
 
 def _collect(
@@ -141,13 +220,19 @@ def _collect(
     others = [other for other in manager.get_plugins() if other is not plugin]
     provides: list[str] = []
     problems: list[str] = []
+    implemented: list[str] = []
     for hook, registry in plugins.registries().items():
         found: list[tuple[str, Any]] = []
+        caller = manager.subset_hook_caller(hook, remove_plugins=others)
+        if not caller.get_hookimpls():
+            continue
+        implemented.append(hook)
         try:
-            caller = manager.subset_hook_caller(hook, remove_plugins=others)
             caller(register=lambda item, target, found=found: found.append((item, target)))
-        except Exception as error:
-            problems.append(f"{hook} raised {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            problems.append(f"{hook} raised {type(error).__name__}: {error}.")
             continue
         for item, target in found:
             try:
@@ -157,5 +242,23 @@ def _collect(
                 problems.append(str(error))
     if not provides and not problems:
         problems.append("it registers nothing. Implement one of the hooks of bd3cli.hookspecs with @hookimpl.")
-    error_text = " ".join(problems) or None
-    plugins.records.append(PluginRecord(distribution, version, name, tuple(provides), error_text))
+    plugins.records.append(
+        PluginRecord(distribution, version, name, tuple(provides), " ".join(problems) or None, tuple(implemented))
+    )
+
+
+def _imported(record: PluginRecord, registries: Any) -> PluginRecord:
+    """`record`, with the error of the first class of it that cannot be imported."""
+    for registry in registries:
+        for entry in registry.entries():
+            if (entry.distribution, entry.version) != (record.distribution, record.version):
+                continue
+            if entry.name not in record.provides:
+                continue
+            try:
+                registry.get(entry.name)
+            except InputError as error:
+                if str(error) not in (record.error or ""):
+                    text = f"{record.error} {error}" if record.error else str(error)
+                    record = dataclasses.replace(record, error=text)
+    return record

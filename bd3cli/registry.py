@@ -83,7 +83,11 @@ class Registry(Generic[T]):
         return cls
 
     def make(self, text: str) -> T:
-        """Build an instance from an inline specification such as ``"gaussian:mu=0.5"``."""
+        """Build an instance from an inline specification such as ``"gaussian:mu=0.5"``.
+
+        Raises:
+            InputError: unknown name or parameter, a value the class refuses, or a class that cannot be used.
+        """
         spec: Spec = parse_spec(text)
         return build(self.get(spec.name), spec, self.kind)
 
@@ -97,7 +101,9 @@ def _import(entry: Entry, kind: str) -> type:
     assert isinstance(entry.target, str)
     try:
         return _resolve(entry.target)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit() on import
         raise InputError(
             f"{kind} {entry.name!r} of {entry.distribution} {entry.version} cannot be imported from "
             f"{entry.target!r}: {type(error).__name__}: {error}. Reinstall or remove that plugin."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -66,11 +67,14 @@ def coerce(text: str, annotation: Any, where: str) -> Any:
             raise InputError(f"{where} must be true or false, not {text!r}.")
         return text.lower() in ("true", "1", "yes")
     if annotation in (int, float):
+        kind = "a whole number" if annotation is int else "a number"
         try:
-            return annotation(text)
+            number = annotation(text)
         except ValueError:
-            kind = "a whole number" if annotation is int else "a number"
             raise InputError(f"{where} must be {kind}, not {text!r}.") from None
+        if annotation is float and not math.isfinite(number):
+            raise InputError(f"{where} must be {kind}, not {text!r}.")
+        return number
     if annotation is str:
         return text
     raise InputError(f"{where} has a type that cannot be written on the command line ({annotation}).")
