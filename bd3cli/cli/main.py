@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bd3cli import __version__
-from bd3cli.cli import config, data, evaluate, sample, train
+from bd3cli.cli import config, data, evaluate, maskings, plugins, sample, schedules, train, weights
 from bd3cli.errors import BD3Error
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
@@ -25,6 +25,10 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(sample.sample)
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(weights.app, name="weights")
+app.add_typer(maskings.app, name="maskings")
+app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 
