@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,7 +91,8 @@ def check_split(name: str) -> Split:
     """The split called `name`, or an error that names the three."""
     from bd3cli.errors import InputError
 
+    split: Split
     for split in ("train", "validation", "test"):
         if name == split:
-            return cast("Split", split)
+            return split
     raise InputError(f"There is no split {name!r}. Choose train, validation or test.")

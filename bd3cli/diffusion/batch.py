@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bd3cli.diffusion.cross_entropy import token_losses, weighted_loss
 from bd3cli.maskings import MaskDraw
 from bd3cli.model import Transformer
 
@@ -87,16 +87,25 @@ def maskable(valid: Tensor) -> Tensor:
     return out
 
 
-def token_nll(model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None) -> Tensor:
-    """-log p of every scored token, [M] in nats, under the SUBS parameterization.
+def token_nll(model: Transformer, batch: Batch) -> Tensor:
+    """-log p of every scored token, [M] float32 in nats, under the SUBS parameterization; no gradient.
 
     The mask token has probability zero; unmasked tokens are copied and so never scored (Sahoo et al. 2024).
+    """
+    return token_losses(*_scored(model, batch, model), batch.target, model.config.mask_id)
+
+
+def weighted_nll(model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None) -> Tensor:
+    """Sum of weight * -log p over the scored tokens: a float32 scalar in nats, with gradient.
 
     Args:
         forward: stands in for the model's own forward pass, for example a compiled one.
     """
-    hidden = (forward or model)(batch.x_t, batch.x_0).flatten(0, 1)[batch.index]
-    logits = model.logits(hidden).float()
-    if model.config.mask_id is not None:
-        logits[:, model.config.mask_id] = -torch.inf
-    return F.cross_entropy(logits, batch.target, reduction="none")
+    scored = _scored(model, batch, forward or model)
+    return weighted_loss(*scored, batch.target, batch.weight, model.config.mask_id)
+
+
+def _scored(model: Transformer, batch: Batch, forward: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [M, d] at the scored positions, and the projection onto the vocabulary."""
+    hidden = forward(batch.x_t, batch.x_0).flatten(0, 1)[batch.index]
+    return hidden, *model.projection

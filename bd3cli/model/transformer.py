@@ -140,6 +140,11 @@ class Transformer(nn.Module):
         out: Tensor = self.output_layer.linear(hidden)
         return out
 
+    @property
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight [V, d] and bias [V] of the output layer, for losses that never hold all logits."""
+        return self.output_layer.linear.weight, self.output_layer.linear.bias
+
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens."""
         c = self.config

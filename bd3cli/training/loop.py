@@ -24,7 +24,7 @@ from bd3cli.attention import choose_backend
 from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
 from bd3cli.device import Precision, choose_device, choose_precision
-from bd3cli.diffusion.batch import maskable, token_nll
+from bd3cli.diffusion.batch import maskable, weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError, RunError
 from bd3cli.evaluation import Likelihood, likelihood
@@ -161,7 +161,7 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
             trainer.step += 1
             step, last = trainer.step, trainer.step == t.steps
 
-            if step % t.log_every == 0 or last:
+            if step % t.log_every == 0 or last or step == 1:
                 elapsed = time.perf_counter() - clock
                 metrics: dict[str, float] = {
                     "loss": loss.item(),
@@ -211,8 +211,7 @@ def optimizer_step(trainer: Trainer, indices: list[int]) -> tuple[Tensor, Tensor
             tokens[rows], valid[rows], noise.rows(start, start + micro), trainer.step / t.steps
         ).to(trainer.device)
         with trainer.precision.autocast(trainer.device):
-            nll = token_nll(trainer.model, batch, forward=trainer.network)
-            loss = (batch.weight * nll).sum() / predicted
+            loss = weighted_nll(trainer.model, batch, trainer.network) / predicted
         loss.backward()
         total += loss.detach()
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), t.gradient_clip or math.inf)
