@@ -22,6 +22,7 @@ from bd3cli.model.upstream import is_upstream, load_upstream
 from bd3cli.resolve import from_toml
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECIPE, RunDirectory
+from bd3cli.training.trainer import network_config
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,6 @@ class Run:
                 f"(fingerprint {tokenizer.fingerprint[:12]}, recorded {str(recorded)[:12]}). Restore the original."
             )
         found = CheckpointStore(folder / "checkpoints").load(checkpoint)
-        from bd3cli.training.loop import network_config
-
         model = Transformer(network_config(recipe, tokenizer), backend)
         load_tensors(model, found.weights(average=bool(recipe.train.ema)), str(found.path))
         return Run(folder, model.to(where).eval(), tokenizer, recipe, record, found.path.name, found.step)

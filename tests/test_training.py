@@ -21,10 +21,12 @@ from bd3cli.model.state import weights_sha256
 from bd3cli.resolve import resolve
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import CheckpointStore
-from bd3cli.training.loop import Silent, optimizer_step, prepare, train
+from bd3cli.training.loop import optimizer_step, step_data, train
 from bd3cli.training.optimizer import make_average
 from bd3cli.training.record import RunDirectory
+from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe
+from bd3cli.training.trainer import prepare
 
 
 def final(run: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
@@ -101,7 +103,7 @@ def test_micro_batches_do_not_change_the_update(quick) -> None:
     after = []
     for micro in ("none", "4", "1"):
         trainer = prepare(resolve("tiny", overrides=[*quick, f"train.micro_batch_size={micro}"]).recipe, Silent())
-        losses = [optimizer_step(trainer, list(range(s * 16, s * 16 + 16)))[0].item() for s in range(3)]
+        losses = [optimizer_step(trainer, step_data(trainer, s))[0].item() for s in range(3)]
         after.append((losses, trainer.model.state_dict()))
     for losses, state in after[1:]:
         assert losses == pytest.approx(after[0][0], rel=1e-5)
@@ -264,6 +266,8 @@ def test_resuming_may_not_change_what_is_trained(copy: Path) -> None:
     assert resume_recipe(copy, None, {"train.steps": (999, "--steps")}, []).recipe.train.steps == 999
     with pytest.raises(InputError, match=r"objective.block_size \(4 -> 8\)"):
         resume_recipe(copy, None, {"objective.block_size": (8, "--block-size")}, [])
+    with pytest.raises(InputError, match=r"is finished: it has trained 150 of 150 steps\. Raise --steps"):
+        train(resume_recipe(copy, None, {}, []), copy, resume=True)
     with pytest.raises(InputError, match="leave out 'tiny'"):
         resume_recipe(copy, "tiny", {}, [])
     with pytest.raises(InputError, match="add --out"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TrainingProgress:
-    """A `bd3cli.training.loop.Reporter` for people."""
+    """A `bd3cli.training.reporter.Reporter` for people."""
 
     def __init__(self, run: Path) -> None:
         self._run = run

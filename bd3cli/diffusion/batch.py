@@ -37,7 +37,8 @@ class Batch:
         """The batch on `device`, for the network."""
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=True)
+            # only pinned memory is copied while the device computes
+            return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
         return Batch(
             x_t=move(self.x_t),

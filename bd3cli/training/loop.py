@@ -9,61 +9,28 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from bd3cli.attention import choose_backend
-from bd3cli.config import Recipe
-from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
-from bd3cli.device import Precision, choose_device, choose_precision
-from bd3cli.diffusion.batch import maskable, weighted_nll
-from bd3cli.diffusion.objective import Objective
+from bd3cli.diffusion.batch import Batch, maskable, weighted_nll
 from bd3cli.errors import InputError, RunError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
-from bd3cli.model import Transformer, TransformerConfig, load_tensors
 from bd3cli.resolve import Resolved
 from bd3cli.rng import derive_seed
-from bd3cli.training.batches import DataOrder
-from bd3cli.training.checkpoints import Checkpoint, CheckpointStore
-from bd3cli.training.optimizer import make_average, make_optimizer, make_warmup
+from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
-
-
-class Reporter(Protocol):
-    """What the loop tells whoever watches. The command line draws it; a library user may ignore it."""
-
-    def notice(self, text: str) -> None: ...
-
-    def data(self, stage: str, done: int, total: int) -> None: ...
-
-    def step(self, step: int, total: int, metrics: dict[str, float]) -> None: ...
-
-    def validation(self, step: int, result: Likelihood) -> None: ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def notice(self, text: str) -> None:
-        pass
-
-    def data(self, stage: str, done: int, total: int) -> None:
-        pass
-
-    def step(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        pass
-
-    def validation(self, step: int, result: Likelihood) -> None:
-        pass
+from bd3cli.training.reporter import Reporter, Silent
+from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, prepare, restore
 
 
 @dataclass(frozen=True)
@@ -81,32 +48,6 @@ class TrainResult:
     step: int
     signal: int | None
     validation: Likelihood | None
-
-
-@dataclass
-class Trainer:
-    """The moving parts of a run, held together for the loop and its checkpoints."""
-
-    recipe: Recipe
-    device: torch.device
-    precision: Precision
-    model: Transformer
-    average: AveragedModel | None
-    optimizer: torch.optim.AdamW
-    warmup: torch.optim.lr_scheduler.LambdaLR
-    objective: Objective
-    tokenizer: Tokenizer
-    train: PackedSplit
-    validation: PackedSplit
-    network: Callable[..., Tensor]
-    step: int = 0
-
-    @property
-    def evaluated(self) -> Transformer:
-        """The weights used in evaluation: the average when there is one."""
-        averaged = self.model if self.average is None else self.average.module
-        assert isinstance(averaged, Transformer)
-        return averaged
 
 
 def train(
@@ -133,6 +74,11 @@ def train(
         for text in refused:
             reporter.notice(f"Passed over a checkpoint: {text}")
         restore(trainer, checkpoint)
+        if trainer.step >= recipe.train.steps:
+            raise InputError(
+                f"{out} is finished: it has trained {trainer.step} of {recipe.train.steps} steps. "
+                "Raise --steps to go on."
+            )
         run.rewind_metrics(trainer.step)
         resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
         run.update_record(status="running", resumes=resumes, recipe=resolved.values())
@@ -150,15 +96,13 @@ def train(
 
 def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporter: Reporter) -> TrainResult:
     """The loop itself."""
-    recipe, t = trainer.recipe, trainer.recipe.train
-    order = DataOrder(len(trainer.train), t.batch_size, recipe.seed)
+    t = trainer.recipe.train
     result: Likelihood | None = None
     with stop_signals() as stopped:
         clock, tokens = time.perf_counter(), 0
-        while trainer.step < t.steps:
-            loss, norm, predicted = optimizer_step(trainer, order.indices(trainer.step))
-            tokens += predicted
-            trainer.step += 1
+        for data in prefetch(partial(step_data, trainer), trainer.step, t.steps):
+            loss, norm = optimizer_step(trainer, data)
+            tokens += data.predicted
             step, last = trainer.step, trainer.step == t.steps
 
             if step % t.log_every == 0 or last or step == 1:
@@ -169,7 +113,7 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
                     "learning_rate": float(trainer.warmup.get_last_lr()[0]),
                     "tokens_per_second": tokens / elapsed,
                 }
-                refuse_nonfinite(metrics, trainer, order.indices(step - 1))
+                refuse_nonfinite(metrics, trainer, data.indices)
                 run.append_metrics({"step": step, **metrics})
                 reporter.step(step, t.steps, metrics)
                 clock, tokens = time.perf_counter(), 0
@@ -188,30 +132,50 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
     return TrainResult(run.path, "finished", trainer.step, None, result)
 
 
-def optimizer_step(trainer: Trainer, indices: list[int]) -> tuple[Tensor, Tensor, int]:
-    """One update on the sequences `indices`; the loss in nats per predicted token, gradient norm, token count.
+@dataclass(frozen=True)
+class StepData:
+    """What one step trains on.
+
+    Attributes:
+        indices: sequences of the batch.
+        predicted: tokens the batch predicts, which the loss is divided by.
+        batches: one for each micro-batch.
+    """
+
+    indices: list[int]
+    predicted: int
+    batches: list[Batch]
+
+
+def step_data(trainer: Trainer, step: int) -> StepData:
+    """The data of a step, a pure function of the recipe and `step`.
 
     The noise of the whole batch is drawn at once and handed out by rows, so the split into micro-batches
     changes nothing but rounding.
     """
     recipe, t = trainer.recipe, trainer.recipe.train
-    torch.manual_seed(derive_seed(recipe.seed, "dropout", trainer.step))
+    indices = trainer.order.indices(step)
     tokens = torch.from_numpy(trainer.train.tokens(indices))
     valid = torch.from_numpy(trainer.train.valid(indices))
-    predicted = int(maskable(valid).sum())
-    noise = MaskNoise.draw(
-        len(indices), tokens.shape[1], trainer.objective.block_size, recipe.seed, "mask", trainer.step
-    )
+    noise = MaskNoise.draw(len(indices), tokens.shape[1], trainer.objective.block_size, recipe.seed, "mask", step)
     micro = t.micro_batch_size or len(indices)
-    total = torch.zeros((), device=trainer.device)
-    trainer.model.train()
+    batches = []
     for start in range(0, len(indices), micro):
         rows = slice(start, start + micro)
-        batch = trainer.objective.batch(
-            tokens[rows], valid[rows], noise.rows(start, start + micro), trainer.step / t.steps
-        ).to(trainer.device)
+        part = noise.rows(start, start + micro)
+        batches.append(trainer.objective.batch(tokens[rows], valid[rows], part, step / t.steps))
+    return StepData(indices, int(maskable(valid).sum()), batches)
+
+
+def optimizer_step(trainer: Trainer, data: StepData) -> tuple[Tensor, Tensor]:
+    """One update; the loss in nats per predicted token, and the gradient norm before clipping."""
+    t = trainer.recipe.train
+    torch.manual_seed(derive_seed(trainer.recipe.seed, "dropout", trainer.step))
+    total = torch.zeros((), device=trainer.device)
+    trainer.model.train()
+    for batch in data.batches:
         with trainer.precision.autocast(trainer.device):
-            loss = weighted_nll(trainer.model, batch, trainer.network) / predicted
+            loss = weighted_nll(trainer.model, batch.to(trainer.device), trainer.network) / data.predicted
         loss.backward()
         total += loss.detach()
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), t.gradient_clip or math.inf)
@@ -220,7 +184,8 @@ def optimizer_step(trainer: Trainer, indices: list[int]) -> tuple[Tensor, Tensor
     trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.average is not None:
         trainer.average.update_parameters(trainer.model)
-    return total, norm, predicted
+    trainer.step += 1
+    return total, norm
 
 
 def validate(trainer: Trainer) -> Likelihood:
@@ -237,86 +202,6 @@ def validate(trainer: Trainer) -> Likelihood:
     )
 
 
-def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
-    """Data, network, objective and optimizer of a recipe; nothing is written yet."""
-    device = choose_device(recipe.train.device)
-    tokenizer = load_tokenizer(recipe.data.tokenizer)
-    objective = Objective.build(recipe.objective, tokenizer.mask_id, recipe.block_size)
-    config = network_config(recipe, tokenizer)
-    choice = choose_backend(recipe.train.attention, device, torch.float32)
-    splits = {
-        name: load_split(recipe.data, name, recipe.model.length, progress=reporter.data)
-        for name in ("train", "validation")
-    }
-    if recipe.objective.family != "ar":
-        objective = replace(objective, token_counts=token_counts(splits["train"], tokenizer.vocab_size))
-    torch.manual_seed(derive_seed(recipe.seed, "initialisation"))
-    model = Transformer(config, choice.name).to(device)
-    optimizer = make_optimizer(model.parameters(), recipe.train)
-    if recipe.train.warmup > recipe.warmup_steps:
-        reporter.notice(
-            f"train.warmup {recipe.train.warmup} is longer than a tenth of {recipe.train.steps} steps; "
-            f"warming up for {recipe.warmup_steps}."
-        )
-    return Trainer(
-        recipe=recipe,
-        device=device,
-        precision=choose_precision(recipe.train.precision, device),
-        model=model,
-        average=make_average(model, recipe.train.ema) if recipe.train.ema else None,
-        optimizer=optimizer,
-        warmup=make_warmup(optimizer, recipe),
-        objective=objective,
-        tokenizer=tokenizer,
-        train=splits["train"],
-        validation=splits["validation"],
-        network=torch.compile(model) if recipe.train.compile else model,
-    )
-
-
-def network_config(recipe: Recipe, tokenizer: Tokenizer) -> TransformerConfig:
-    m = recipe.model
-    return TransformerConfig(
-        family=recipe.objective.family,
-        vocab_size=tokenizer.vocab_size,
-        mask_id=tokenizer.mask_id,
-        length=m.length,
-        block_size=recipe.block_size,
-        hidden_size=m.hidden_size,
-        blocks=m.blocks,
-        heads=m.heads,
-        cond_dim=m.cond_dim,
-        dropout=m.dropout,
-    )
-
-
-def token_counts(split: PackedSplit, vocab_size: int) -> Tensor:
-    """How often each id occurs in a split, [V]; for maskings that look at frequencies."""
-    counts = torch.zeros(vocab_size, dtype=torch.long)
-    for start in range(0, len(split), 4096):
-        part = list(range(start, min(start + 4096, len(split))))
-        ids = torch.from_numpy(split.tokens(part))[torch.from_numpy(split.valid(part))]
-        counts += torch.bincount(ids, minlength=vocab_size)
-    return counts
-
-
-def facts(trainer: Trainer) -> dict[str, Any]:
-    """What the run record says about choices made at start."""
-    choice = choose_backend(trainer.recipe.train.attention, trainer.device, torch.float32)
-    return {
-        "device": str(trainer.device),
-        "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
-        "attention": {"backend": choice.name, "reason": choice.reason},
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "warmup_steps": trainer.recipe.warmup_steps,
-        "tokenizer": {"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
-        "data": {
-            name: {"fingerprint": split.fingerprint, **split.description}
-            for name, split in (("train", trainer.train), ("validation", trainer.validation))
-        },
-    }
-
-
 def save(trainer: Trainer, store: CheckpointStore, validated: Likelihood | None) -> None:
     name = store.save(
         trainer.step,
@@ -331,32 +216,6 @@ def save(trainer: Trainer, store: CheckpointStore, validated: Likelihood | None)
     known = store.load(best).state["validation"] if best else None
     if known is None or validated.nats_per_token < known["nats_per_token"]:
         store.mark_best(name, validated.nats_per_token)
-
-
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state back into the trainer."""
-    source = str(checkpoint.path)
-    load_tensors(trainer.model, checkpoint.weights(average=False), source)
-    states = checkpoint.optimizer()
-    trainer.optimizer.load_state_dict(states["optimizer"])
-    trainer.warmup.load_state_dict(states["warmup"])
-    if trainer.average is not None:
-        load_tensors(trainer.evaluated, checkpoint.weights(average=True), source)
-        counter = trainer.average.n_averaged
-        assert isinstance(counter, Tensor)
-        counter.fill_(checkpoint.step)
-    trainer.step = checkpoint.step
-
-
-def check_data_unchanged(record: dict[str, Any], trainer: Trainer) -> None:
-    """Refuse to resume on other data than the run began with."""
-    for name, split in (("train", trainer.train), ("validation", trainer.validation)):
-        before = record.get("data", {}).get(name, {}).get("fingerprint")
-        if before != split.fingerprint:
-            raise InputError(
-                f"The {name} data have changed since this run began (fingerprint {split.fingerprint[:12]}, "
-                f"recorded {str(before)[:12]}). Restore them, or start a new run."
-            )
 
 
 def refuse_nonfinite(metrics: dict[str, float], trainer: Trainer, indices: list[int]) -> None:
