@@ -95,7 +95,7 @@ def load_or_build(
     if entry is not None:
         return entry
     directory = writable_directory(directory) / "tokens"
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / f"{key}.lock"):
         entry = _load(directory / key)  # another process may have built it while this one waited
         if entry is None:

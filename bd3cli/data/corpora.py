@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bd3cli.data.documents import Documents, TextList
+from bd3cli.data.spans import Spans
 from bd3cli.data.splits import Split
 from bd3cli.data.textfiles import Unit
 
@@ -189,11 +189,11 @@ def list_datasets() -> list[DatasetInfo]:
     return sorted(DATASETS, key=lambda info: (info is not PYDOCS, info.name))
 
 
-def read_pydocs() -> Documents:
+def read_pydocs() -> Spans:
     """The topics of the running Python's `help`, one a document, in the order of their names."""
     from pydoc_data.topics import topics
 
-    return TextList([topics[name] for name in sorted(topics)])
+    return Spans.of([topics[name] for name in sorted(topics)])
 
 
 def pydocs_edition() -> str:

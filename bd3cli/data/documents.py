@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -41,22 +41,13 @@ class Documents(ABC):
         """The documents at `indices`, in that order."""
         return Subset(self, indices)
 
+    def pieces(self, size: int) -> Iterator[tuple[str, bool]]:
+        """The texts, each with whether a document ends with it.
 
-class TextList(Documents):
-    """Documents held in memory."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> str:
-        return self._texts[index]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(map(len, self._texts))
+        Where it can be done without changing how they are encoded, documents much longer than `size` bytes
+        come in pieces.
+        """
+        return ((text, True) for text in self)
 
 
 class Subset(Documents):

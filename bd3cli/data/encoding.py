@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bd3cli.data.detokenizers import Detokenizer, get_detokenizer
-from bd3cli.data.packing import IdArray
+from bd3cli.data.documents import Documents
+from bd3cli.data.packing import IdArray, Piece
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
 from bd3cli.errors import InputError, RunError
 
+Batch: TypeAlias = list[tuple[str, bool]]  # texts, each with whether a document ends with it
 PIECE = 1 << 20  # characters a tokenizer is given at once
 WORTH_PROCESSES = 1 << 26  # bytes of text for which starting processes pays
-
-# Between these characters every pattern of OpenAI's encodings ends one piece and begins another, so a text
-# may be cut there without changing its ids.
-SAFE_CUT = re.compile(r"(?<=\S)\n(?=\w)|\n(?= \w)")
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,41 @@ class Encoded:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Document:
-    """Ids of one document, and the bytes of text read since the one before."""
-
-    ids: IdArray
-    nbytes: int
-
-
 def encode_documents(
-    documents: Iterable[str], tokenizer: Tokenizer, detokenizer: str, *, nbytes: int, workers: int
-) -> Iterator[Document]:
-    """Ids of each document, in order.
+    documents: Documents,
+    tokenizer: Tokenizer,
+    detokenizer: str = "none",
+    *,
+    workers: int = 1,
+    read: Callable[[int], None] = lambda nbytes: None,
+) -> Iterator[Piece]:
+    """Ids of the documents in order; empty ones are left out.
 
     Args:
         documents: their texts.
         tokenizer: what encodes them.
         detokenizer: name of what is applied to each first.
-        nbytes: about how much text there is.
-        workers: processes; 0 takes one a core when there is enough text.
+        workers: processes; 0 takes one a core when there is enough text for it to pay.
+        read: called with the UTF-8 bytes of text encoded since the last call.
     """
     if workers < 0:
         raise InputError(f"data.workers is {workers}. Use 0 to have the number chosen, or a positive number.")
     if workers == 0:
-        workers = _cores() if nbytes > WORTH_PROCESSES else 1
-    # Detokenizers look across lines, so a document is cut only where there is none.
-    whole = not tokenizer.cuts_safely or detokenizer != "none"
-    batches = _batches(documents, whole=whole)
+        easy = tokenizer.name == "bytes" and detokenizer == "none"
+        workers = 1 if easy or documents.nbytes < WORTH_PROCESSES else _cores()
+    # A detokenizer looks across lines, so only without one may a document come in pieces.
+    in_pieces = tokenizer.cuts_safely and detokenizer == "none"
+    batches = _batches(documents.pieces(PIECE) if in_pieces else ((text, True) for text in documents))
     if workers == 1:
         function = get_detokenizer(detokenizer)
         encoded: Iterable[Encoded] = (encode_batch(batch, tokenizer, function) for batch in batches)
     else:
         encoded = _in_processes(batches, tokenizer, detokenizer, workers)
-    return _documents(encoded)
+    return _pieces(encoded, read)
 
 
-def encode_batch(batch: list[tuple[str, bool]], tokenizer: Tokenizer, detokenizer: Detokenizer | None) -> Encoded:
-    """Encode texts, each with whether a document ends with it."""
+def encode_batch(batch: Batch, tokenizer: Tokenizer, detokenizer: Detokenizer | None) -> Encoded:
+    """Encode a batch, after its detokenizer."""
     texts = [detokenizer(text) if detokenizer else text for text, _ in batch]
     arrays = tokenizer.encode_batch(texts)
     return Encoded(
@@ -92,43 +88,28 @@ def encode_batch(batch: list[tuple[str, bool]], tokenizer: Tokenizer, detokenize
     )
 
 
-def cut(text: str, size: int = PIECE) -> Iterator[str]:
-    """Pieces of at least `size` characters, the last one aside, that encode to the ids of the whole."""
-    begin = 0
-    while len(text) - begin > size:
-        match = SAFE_CUT.search(text, begin + size)
-        if match is None:
-            break
-        yield text[begin : match.end()]
-        begin = match.end()
-    yield text[begin:]
-
-
-def _batches(documents: Iterable[str], *, whole: bool) -> Iterator[list[tuple[str, bool]]]:
-    batch: list[tuple[str, bool]] = []
+def _batches(texts: Iterable[tuple[str, bool]]) -> Iterator[Batch]:
+    batch: Batch = []
     size = 0
-    for text in documents:
-        pieces = [text] if whole else list(cut(text))
-        for number, piece in enumerate(pieces, 1):
-            batch.append((piece, number == len(pieces)))
-            size += len(piece)
-            if size >= PIECE:
-                yield batch
-                batch, size = [], 0
+    for text, end in texts:
+        batch.append((text, end))
+        size += len(text)
+        if size >= PIECE:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch
 
 
-def _documents(encoded: Iterable[Encoded]) -> Iterator[Document]:
-    pieces: list[IdArray] = []
-    nbytes = 0
+def _pieces(encoded: Iterable[Encoded], read: Callable[[int], None]) -> Iterator[Piece]:
+    begun = False
     for batch in encoded:
-        nbytes += batch.nbytes
+        read(batch.nbytes)
         for ids, end in zip(np.split(batch.ids, np.cumsum(batch.lengths)[:-1]), batch.ends, strict=True):
-            pieces.append(ids)
-            if end:
-                yield Document(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), nbytes)
-                pieces, nbytes = [], 0
+            begun = begun or len(ids) > 0
+            if begun:
+                yield Piece(ids, end)
+            begun = begun and not end
 
 
 def _cores() -> int:
@@ -145,13 +126,11 @@ def _start_worker(tokenizer: str, detokenizer: str) -> None:
     _worker = load_tokenizer(tokenizer), get_detokenizer(detokenizer)
 
 
-def _work(batch: list[tuple[str, bool]]) -> Encoded:
+def _work(batch: Batch) -> Encoded:
     return encode_batch(batch, *_worker)
 
 
-def _in_processes(
-    batches: Iterator[list[tuple[str, bool]]], tokenizer: Tokenizer, detokenizer: str, workers: int
-) -> Iterator[Encoded]:
+def _in_processes(batches: Iterator[Batch], tokenizer: Tokenizer, detokenizer: str, workers: int) -> Iterator[Encoded]:
     """Encode batches in order, with a few in flight for each process so that memory stays bounded."""
     # A spawned process imports the user's main script again, which then must be written for it. A forked one
     # does not, and needs nothing but the tokenizer that is already in memory.

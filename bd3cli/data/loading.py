@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bd3cli.data.cache import Entry, default_directory, load_or_build
 from bd3cli.data.encoding import encode_documents
 from bd3cli.data.hashing import digest
-from bd3cli.data.packing import Block, IdArray, Layout, pack
+from bd3cli.data.packing import Block, Layout, Piece, pack
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
@@ -98,19 +98,20 @@ def load_split(
             raise InputError(f"The {split} split of {name} is empty. Give more text, or name a file with data.{split}.")
         counts = {"documents": 0, "bytes": 0, "tokens": 0, "sequences": 0, "dropped_tokens": 0}
         total = documents.nbytes
-        encoded = encode_documents(documents, tokenizer, source.detokenizer, nbytes=total, workers=config.workers)
 
-        def ids() -> Iterator[IdArray]:
-            for document in encoded:
-                counts["bytes"] += document.nbytes
-                counts["documents"] += len(document.ids) > 0
-                counts["tokens"] += len(document.ids)
-                if progress is not None and document.nbytes:
-                    progress("tokenising", min(counts["bytes"], total), total)
-                yield document.ids
+        def read(nbytes: int) -> None:
+            counts["bytes"] += nbytes
+            if progress is not None:
+                progress("tokenising", min(counts["bytes"], total), total)
+
+        def pieces() -> Iterator[Piece]:
+            for piece in encode_documents(documents, tokenizer, source.detokenizer, workers=config.workers, read=read):
+                counts["documents"] += piece.end
+                counts["tokens"] += len(piece.ids)
+                yield piece
 
         def blocks() -> Iterator[Block]:
-            for block in pack(ids(), layout):
+            for block in pack(pieces(), layout):
                 counts["sequences"] += len(block.rows)
                 counts["dropped_tokens"] += block.dropped
                 yield block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,13 @@ class Layout:
         return rows
 
 
+class Piece(NamedTuple):
+    """Ids of a document or of a part of one, without special ids; `end` where the document ends."""
+
+    ids: IdArray
+    end: bool
+
+
 @dataclass(frozen=True)
 class Block:
     """Some consecutive contexts.
@@ -58,18 +65,19 @@ class Block:
     dropped: int
 
 
-def pack(documents: Iterable[IdArray], layout: Layout) -> Iterator[Block]:
-    """Pack documents, each an array of ids without special ones, into contexts. Empty ones are skipped."""
-    filled = (ids for ids in documents if len(ids))
-    return _wrap(filled, layout) if layout.packing == "wrap" else _pad(filled, layout)
+def pack(pieces: Iterable[Piece], layout: Layout) -> Iterator[Block]:
+    """Pack documents, none of them empty, into contexts."""
+    return _wrap(pieces, layout) if layout.packing == "wrap" else _pad(pieces, layout)
 
 
-def _wrap(documents: Iterable[IdArray], layout: Layout) -> Iterator[Block]:
+def _wrap(pieces: Iterable[Piece], layout: Layout) -> Iterator[Block]:
     pending: list[IdArray] = []
     size = 0
-    for ids in documents:
-        pending += [ids, np.array([layout.eos_id], dtype=ids.dtype)]
-        size += len(ids) + 1
+    for ids, end in pieces:
+        pending.append(ids)
+        if end:
+            pending.append(np.array([layout.eos_id], dtype=ids.dtype))
+        size += len(ids) + end
         if size >= max(ROOM, layout.body):
             block, rest = _cut(np.concatenate(pending), layout)
             yield block
@@ -85,15 +93,19 @@ def _cut(stream: IdArray, layout: Layout) -> tuple[Block, IdArray]:
     return Block(rows, np.full(n, layout.length, dtype=np.int64), 0), stream[n * layout.body :]
 
 
-def _pad(documents: Iterable[IdArray], layout: Layout) -> Iterator[Block]:
-    pending: list[IdArray] = []
-    for ids in documents:
-        pending.append(ids)
-        if len(pending) * layout.length >= ROOM:
-            yield _fill(pending, layout)
-            pending = []
-    if pending:
-        yield _fill(pending, layout)
+def _pad(pieces: Iterable[Piece], layout: Layout) -> Iterator[Block]:
+    documents: list[IdArray] = []
+    parts: list[IdArray] = []
+    for ids, end in pieces:
+        parts.append(ids)
+        if end:
+            documents.append(np.concatenate(parts))
+            parts = []
+        if len(documents) * layout.length >= ROOM:
+            yield _fill(documents, layout)
+            documents = []
+    if documents:
+        yield _fill(documents, layout)
 
 
 def _fill(documents: list[IdArray], layout: Layout) -> Block:

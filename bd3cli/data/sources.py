@@ -16,7 +16,7 @@ from bd3cli.data.documents import Documents
 from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_of, local_files
 from bd3cli.data.hashing import digest, hash_file, hash_texts
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
-from bd3cli.data.textfiles import TextFiles, Unit
+from bd3cli.data.textfiles import Unit, read_text_files
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split |
     def read() -> tuple[Documents, dict[str, Any]]:
         documents: Documents
         if kind == "text":
-            documents = TextFiles(paths, unit)
+            documents = read_text_files(paths, unit)
         else:
             folder = writable_directory(cache_dir) / "arrow" / digest([content, kind, info.header])
             table = tabular.read_table(paths, kind, folder, info.header)

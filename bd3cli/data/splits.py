@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import numpy as np
 
-from bd3cli.data.documents import Documents, TextList
+from bd3cli.data.documents import Documents
 from bd3cli.data.hashing import random_keys, text_key
+from bd3cli.data.spans import Spans
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -19,7 +19,7 @@ BY_DOCUMENT = (
     "validation and test, 5% each, and the rest are for training"
 )
 BY_PIECE = (
-    "90/5/5 by characters in contiguous pieces (documents too few or too unequal to share out): the first "
+    "90/5/5 by bytes in contiguous pieces (documents too few or too unequal to share out): the first "
     "90% trains, the next 5% validates, the last 5% tests, cut between lines where there are any"
 )
 
@@ -57,41 +57,9 @@ def _by_hash(documents: Documents) -> dict[Split, Documents] | None:
 
 
 def _by_piece(documents: Documents) -> dict[Split, Documents]:
-    texts = list(documents)
-    total = sum(map(len, texts))
-    first = _cut_point(texts, round(total * (1 - 2 * HELD_OUT)))
-    second = max(first, _cut_point(texts, round(total * (1 - HELD_OUT))))
-    bounds: dict[Split, tuple[int, int]] = {
-        "train": (0, first),
-        "validation": (first, second),
-        "test": (second, total),
-    }
-    return {split: TextList(_slice(texts, *bound)) for split, bound in bounds.items()}
-
-
-def _cut_point(texts: list[str], target: int) -> int:
-    """The character offset, over all texts, after the last line (else word) that ends before `target`."""
-    start = 0
-    for text in texts:
-        if start + len(text) > target:
-            head = text[: target - start]
-            for boundary in (r"\n", r"\s"):
-                found = max((m.end() for m in re.finditer(boundary, head[-20_000:])), default=0)
-                if found:
-                    return start + max(0, len(head) - 20_000) + found
-            return target if len(texts) == 1 else start
-        start += len(text)
-    return start
-
-
-def _slice(texts: list[str], begin: int, end: int) -> list[str]:
-    pieces, start = [], 0
-    for text in texts:
-        piece = text[max(0, begin - start) : max(0, end - start)]
-        if piece.strip():
-            pieces.append(piece)
-        start += len(text)
-    return pieces
+    spans = documents if isinstance(documents, Spans) else Spans.of(list(documents))
+    shares = [1 - 2 * HELD_OUT, HELD_OUT, HELD_OUT]
+    return dict(zip(SPLITS, spans.divide(shares), strict=True))
 
 
 def seeded_subset(documents: Documents, count: int, seed: int) -> Documents:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from bd3cli.data.documents import Documents, IntArray
+from bd3cli.data.spans import Spans
 from bd3cli.errors import InputError
 
 Unit = Literal["file", "paragraph", "line"]
@@ -21,38 +20,18 @@ BOUNDARY = {"line": re.compile(rb"\r?\n"), "paragraph": re.compile(rb"\r?\n(?:[ 
 CHUNK = 1 << 24
 
 
-class TextFiles(Documents):
-    """Spans of text files; blank ones are left out.
+def read_text_files(paths: Sequence[Path], unit: Unit) -> Spans:
+    """The documents of text files; blank ones are left out.
 
     Raises:
         InputError: a file that cannot be read, is empty, or is not UTF-8 text.
     """
-
-    def __init__(self, paths: Sequence[Path], unit: Unit) -> None:
-        self._buffers = [open_bytes(path) for path in paths]
-        spans = array("q")  # file number, begin, end; 24 bytes a document, since there may be millions
-        for number, (path, buffer) in enumerate(zip(paths, self._buffers, strict=True)):
-            for begin, end in _spans(path, buffer, unit):
-                spans.extend((number, begin, end))
-        self._spans: npt.NDArray[np.int64] = np.frombuffer(spans, dtype=np.int64).reshape(-1, 3)
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __getitem__(self, index: int) -> str:
-        number, begin, end = self._spans[index].tolist()
-        text: bytes = self._buffers[number][begin:end]
-        return text.decode()
-
-    @property
-    def nbytes(self) -> int:
-        return int((self._spans[:, 2] - self._spans[:, 1]).sum())
-
-    def take(self, indices: IntArray) -> TextFiles:
-        subset = object.__new__(TextFiles)
-        subset._buffers = self._buffers
-        subset._spans = self._spans[indices]
-        return subset
+    buffers = [open_bytes(path) for path in paths]
+    spans = array("q")  # three numbers a document, of which there may be millions
+    for number, (path, buffer) in enumerate(zip(paths, buffers, strict=True)):
+        for begin, end in _spans(path, buffer, unit):
+            spans.extend((number, begin, end))
+    return Spans(buffers, np.frombuffer(spans, dtype=np.int64))
 
 
 def open_bytes(path: Path) -> bytes | mmap.mmap:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from bd3cli.data import encoding
-from bd3cli.data.encoding import cut, encode_documents
+from bd3cli.data.encoding import encode_documents
+from bd3cli.data.spans import Spans
 from bd3cli.data.tiktoken_files import CL100K_PATTERN
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
 from bd3cli.errors import InputError, RunError
@@ -34,24 +35,31 @@ def encodings() -> list[tiktoken.Encoding]:
 
 
 @settings(max_examples=300)
-@given(text=st.text("a. \n\r/1é", max_size=60), size=st.integers(0, 8))
-def test_cutting_changes_no_id(encodings: list[tiktoken.Encoding], text: str, size: int) -> None:
-    pieces = list(cut(text, size))
+@given(text=st.text("a. \n\r/1é_\x1c\u00a0", max_size=60), size=st.integers(0, 8))
+def test_pieces_have_the_ids_of_the_whole(encodings: list[tiktoken.Encoding], text: str, size: int) -> None:
+    pieces = [piece for piece, _ in Spans.of([text]).pieces(size)]
     assert "".join(pieces) == text
     for each in encodings:
         assert [i for p in pieces for i in each.encode_ordinary(p)] == each.encode_ordinary(text)
 
 
-def test_long_text_is_cut() -> None:
-    pieces = list(cut("word\n" * 1000, 100))
+def test_long_text_comes_in_pieces() -> None:
+    lines = Spans.of(["word\n" * 1000, "short"])
+    pieces = list(lines.pieces(100))
     assert len(pieces) > 40
-    assert list(cut("word" * 1000, 100)) == ["word" * 1000]
+    assert [end for _, end in pieces].count(True) == 2
+    assert list(lines.pieces(1 << 20)) == [("word\n" * 1000, True), ("short", True)]
+    assert list(Spans.of(["word" * 1000]).pieces(100)) == [("word" * 1000, True)]
 
 
 def collect(texts: list[str], tokenizer: Tokenizer, detokenizer: str = "none", workers: int = 1) -> list[list[int]]:
-    found = list(encode_documents(texts, tokenizer, detokenizer, nbytes=0, workers=workers))
-    assert sum(d.nbytes for d in found) >= sum(len(d.ids) > 0 for d in found)
-    return [d.ids.tolist() for d in found]
+    documents: list[list[int]] = [[]]
+    for ids, end in encode_documents(Spans.of(texts), tokenizer, detokenizer, workers=workers):
+        documents[-1] += ids.tolist()
+        if end:
+            documents.append([])
+    assert documents.pop() == []
+    return documents
 
 
 def test_documents_come_back_whole_and_in_order(
@@ -59,10 +67,9 @@ def test_documents_come_back_whole_and_in_order(
 ) -> None:
     texts = ["", *corpus(50), "", "one\nlong document " * 100, ""]
     tokenizer = load_tokenizer(str(merges_file))
-    expected = [tokenizer.encode(text) for text in texts]
+    expected = [tokenizer.encode(text) for text in texts if text]
     for piece in (1, 37, 1 << 20):
         monkeypatch.setattr(encoding, "PIECE", piece)
-        monkeypatch.setattr(encoding.cut, "__defaults__", (piece,))
         assert collect(texts, tokenizer) == expected
 
 
@@ -70,7 +77,6 @@ def test_processes_give_the_same(
     monkeypatch: pytest.MonkeyPatch, corpus: Callable[..., list[str]], merges_file: Path
 ) -> None:
     monkeypatch.setattr(encoding, "PIECE", 200)
-    monkeypatch.setattr(encoding.cut, "__defaults__", (200,))
     texts = [*corpus(80), "", "a long\none , with lines\n" * 50]
     tokenizer = load_tokenizer(str(merges_file))
     for detokenizer in ("none", "wikitext"):
@@ -78,9 +84,12 @@ def test_processes_give_the_same(
 
 
 def test_bytes_read_are_counted() -> None:
-    found = list(encode_documents(["aé", "b , c", ""], load_tokenizer("bytes"), "wikitext", nbytes=0, workers=1))
-    assert sum(d.nbytes for d in found) == len("aé".encode()) + len("b, c")
-    assert np.concatenate([d.ids for d in found]).tolist() == list("aéb, c".encode())
+    read: list[int] = []
+    pieces = list(
+        encode_documents(Spans.of(["aé", "b , c", ""]), load_tokenizer("bytes"), "wikitext", read=read.append)
+    )
+    assert sum(read) == len("aé".encode()) + len("b, c")
+    assert np.concatenate([ids for ids, _ in pieces]).tolist() == list("aéb, c".encode())
 
 
 def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bd3cli.data import packing
-from bd3cli.data.packing import Block, Layout, pack
+from bd3cli.data.packing import Block, Layout, Piece, pack
 
 BOS, EOS = 300, 301
 DOCUMENTS = st.lists(st.lists(st.integers(0, 255), max_size=40), max_size=25)
@@ -21,8 +21,15 @@ def layout(length: int, mode: Literal["wrap", "pad"], context: Literal["bos", "b
     return Layout(length, mode, context, BOS, EOS)
 
 
+def in_pieces(document: list[int]) -> list[Piece]:
+    """The ids of a document in pieces of 7; the last may be empty."""
+    parts = [np.array(document[n : n + 7], dtype=np.uint16) for n in range(0, len(document) + 1, 7)]
+    return [Piece(ids, number == len(parts)) for number, ids in enumerate(parts, 1)]
+
+
 def packed(documents: list[list[int]], how: Layout) -> Block:
-    blocks = list(pack((np.array(d, dtype=np.uint16) for d in documents), how))
+    pieces = [piece for d in documents if d for piece in in_pieces(d)]
+    blocks = list(pack(iter(pieces), how))
     if not blocks:
         return Block(np.empty((0, how.length), np.uint16), np.empty(0, np.int64), 0)
     return Block(
@@ -76,5 +83,5 @@ def test_a_document_longer_than_a_padded_row_does_not_end_there() -> None:
 
 
 def test_type_of_ids_is_kept() -> None:
-    block = next(pack(iter([np.arange(50, dtype=np.uint32)]), layout(8, "wrap", "bos")))
+    block = next(pack(iter([Piece(np.arange(50, dtype=np.uint32), True)]), layout(8, "wrap", "bos")))
     assert block.rows.dtype == np.uint32

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bd3cli.data.documents import Documents, Mapped, TextList
+from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.hashing import random_keys, text_key
+from bd3cli.data.spans import Spans
 from bd3cli.data.splits import BY_DOCUMENT, BY_PIECE, FEW_DOCUMENTS, seeded_subset, split_documents
 
 TEXTS = st.lists(st.text("ab \n", max_size=30), max_size=120)
@@ -19,7 +20,7 @@ TEXTS = st.lists(st.text("ab \n", max_size=30), max_size=120)
 
 @given(TEXTS)
 def test_every_document_is_in_one_split(texts: list[str]) -> None:
-    parts, policy = split_documents(TextList(texts))
+    parts, policy = split_documents(Spans.of(texts))
     if policy == BY_DOCUMENT:
         assert sorted(t for part in parts.values() for t in part) == sorted(texts)
         sets = [set(part) for part in parts.values()]
@@ -30,7 +31,7 @@ def test_every_document_is_in_one_split(texts: list[str]) -> None:
 
 @given(st.lists(st.text("ab \n", max_size=60), max_size=FEW_DOCUMENTS - 1))
 def test_few_documents_are_cut_into_contiguous_pieces(texts: list[str]) -> None:
-    parts, policy = split_documents(TextList(texts))
+    parts, policy = split_documents(Spans.of(texts))
     assert policy == BY_PIECE
     pieces = "".join(t for part in parts.values() for t in part)
     # Blank pieces are left out; nothing else is lost, and the order is kept.
@@ -39,7 +40,7 @@ def test_few_documents_are_cut_into_contiguous_pieces(texts: list[str]) -> None:
 
 def test_shares_are_right(corpus: Callable[..., list[str]]) -> None:
     texts = corpus(500)
-    parts, policy = split_documents(TextList(texts))
+    parts, policy = split_documents(Spans.of(texts))
     total = sum(len(t.encode()) for t in texts)
     shares = {name: sum(len(t.encode()) for t in part) / total for name, part in parts.items()}
     assert policy == BY_DOCUMENT
@@ -50,29 +51,46 @@ def test_shares_are_right(corpus: Callable[..., list[str]]) -> None:
 
 def test_order_of_documents_does_not_matter(corpus: Callable[..., list[str]]) -> None:
     texts = corpus(200)
-    forwards, _ = split_documents(TextList(texts))
-    backwards, _ = split_documents(TextList(texts[::-1]))
+    forwards, _ = split_documents(Spans.of(texts))
+    backwards, _ = split_documents(Spans.of(texts[::-1]))
     assert {n: set(p) for n, p in forwards.items()} == {n: set(p) for n, p in backwards.items()}
     assert list(forwards["test"]) == [t for t in texts if t in set(forwards["test"])]
 
 
 def test_copies_stay_together(corpus: Callable[..., list[str]]) -> None:
     texts = corpus(60) * 3
-    parts, policy = split_documents(TextList(texts))
+    parts, policy = split_documents(Spans.of(texts))
     assert policy == BY_DOCUMENT
     assert all(list(part).count(text) == 3 for part in parts.values() for text in part)
 
 
 def test_one_document_that_is_nearly_everything_is_cut_up() -> None:
-    parts, policy = split_documents(TextList(["x\n" * 50_000] + [f"{n}" for n in range(100)]))
+    parts, policy = split_documents(Spans.of(["x\n" * 50_000] + [f"{n}" for n in range(100)]))
     assert policy == BY_PIECE
     sizes = [sum(map(len, part)) for part in parts.values()]
     assert sizes == pytest.approx([90_000, 5_000, 5_000], rel=0.1)
 
 
+@given(st.lists(st.text("aé日😀 \n", min_size=1, max_size=30), max_size=6), st.integers(0, 10), st.integers(0, 10))
+def test_dividing_loses_no_character(texts: list[str], first: int, second: int) -> None:
+    parts = Spans.of(texts).divide([first / 20, second / 20, 1 - first / 20 - second / 20])
+    assert len(parts) == 3
+    # Cuts are between characters, or decoding would fail; only blanks are left out.
+    joined = "".join(text for part in parts for text in part)
+    assert "".join(joined.split()) == "".join("".join(texts).split())
+
+
+def test_dividing_prefers_lines_then_words() -> None:
+    cases = {"one\ntwo three four": ["one\n", "two three four"], "one two three": ["one ", "two three"]}
+    for text, expected in cases.items():
+        assert [list(part) for part in Spans.of([text]).divide([0.5, 0.5])] == [[expected[0]], [expected[1]]]
+    assert [list(part) for part in Spans.of(["ééé"]).divide([0.5, 0.5])] == [["é"], ["éé"]]
+    assert [list(part) for part in Spans.of(["ab\n", "cd\n"]).divide([0.5, 0.5])] == [["ab\n"], ["cd\n"]]
+
+
 def test_long_single_text_is_cut_between_lines() -> None:
     text = "".join(f"line {n} of the text\n" for n in range(1000))
-    parts, _ = split_documents(TextList([text]))
+    parts, _ = split_documents(Spans.of([text]))
     sizes = [sum(map(len, part)) / len(text) for part in parts.values()]
     assert sizes == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
     assert all(piece.endswith("\n") and piece.startswith("line") for part in parts.values() for piece in part)
@@ -81,7 +99,7 @@ def test_long_single_text_is_cut_between_lines() -> None:
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
 def test_subset_is_seeded_and_nested(small: int, large: int, seed: int) -> None:
     small, large = sorted((small, large))
-    documents = TextList([str(n) for n in range(50)])
+    documents = Spans.of([str(n) for n in range(50)])
     few = list(seeded_subset(documents, small, seed))
     many = list(seeded_subset(documents, large, seed))
     assert len(few) == min(small, 50)
@@ -90,7 +108,7 @@ def test_subset_is_seeded_and_nested(small: int, large: int, seed: int) -> None:
 
 
 def test_subset_depends_on_its_seed() -> None:
-    documents = TextList([str(n) for n in range(1000)])
+    documents = Spans.of([str(n) for n in range(1000)])
     chosen = [tuple(seeded_subset(documents, 100, seed)) for seed in range(5)]
     assert len(set(chosen)) == 5
 
