@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from bd3cli.parameters import check_ranges
 from bd3cli.rng import stratified, uniform
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class Masking:
     """
 
     uses_schedule: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         """Masks and weights for a batch, as a pure function of its arguments."""

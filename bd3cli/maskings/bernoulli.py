@@ -53,7 +53,9 @@ def _count_within(u: Tensor, n: Tensor, p: Tensor, clip: tuple[float, float]) ->
     q = p.double().clamp(1e-300, 1.0).unsqueeze(-1)
     log_pmf = log_choose + k * q.log() + torch.xlogy(total - k, 1 - q)
     log_pmf = log_pmf.masked_fill(~fits | (k > total), -torch.inf)
-    drawn = (log_pmf.softmax(-1).cumsum(-1) <= u.unsqueeze(-1)).sum(-1).clamp_max(largest)
+    cdf = log_pmf.softmax(-1).cumsum(-1)
+    # Rounding may leave the last value a little below 1, and u above it: no count beyond the last fits.
+    drawn = (cdf / cdf[..., -1:] <= u.unsqueeze(-1)).sum(-1).clamp_max(largest)
     attainable = torch.isfinite(log_pmf).any(-1)
     return torch.where(attainable, torch.where(attainable, drawn, 0), nearest)
 
