@@ -1,4 +1,4 @@
-"""The parts of the transformer. Shapes: B batch, S positions, H heads, D head_dim, d hidden, c cond_dim."""
+"""The parts of the transformer. Shapes: B batch, S positions, d hidden, c cond_dim, V vocabulary."""
 
 from __future__ import annotations
 
@@ -30,28 +30,6 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.embedding)
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding, rotate-half form, base 10000 (Su et al. 2021)."""
-
-    inv_freq: Tensor
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        self.register_buffer("inv_freq", 10000.0**-exponent)
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for integer `positions` [S]: each [S, 1, D/2] in float32."""
-        angle = positions.float().unsqueeze(-1) * self.inv_freq.float()
-        return angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [B, S, H, D] by the angles of each position, in float32, keeping the dtype of `x`."""
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
 class TimeEmbedding(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bd3cli.attention import block_attention
 from bd3cli.model.cache import KVCache
 from bd3cli.model.config import TransformerConfig
-from bd3cli.model.layers import Embedding, LayerNorm, Rotary, TimeEmbedding, modulate, rotate, zero_linear
+from bd3cli.model.layers import Embedding, LayerNorm, TimeEmbedding, modulate, zero_linear
+from bd3cli.model.rotary import Angles, Rotary, interleaved_rows, rotate, split_rotate
 
 Modulation = tuple[Tensor, ...]  # six [B or 1, 1, d] tensors a block, two for the head, none for `ar`
 
@@ -23,6 +24,7 @@ class Block(nn.Module):
     """Pre-norm attention and MLP, each modulated by the time embedding when there is one."""
 
     adaLN_modulation: nn.Linear  # absent from `ar`
+    rows: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -35,23 +37,28 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(approximate="tanh"), nn.Linear(4 * d, d))
         if config.modulated:
             self.adaLN_modulation = zero_linear(config.cond_dim, 6 * d)
+        rows = interleaved_rows(config.heads, config.head_dim, rotated=2, kept=1)
+        self.register_buffer("rows", rows, persistent=False)
 
-    def qkv(self, x: Tensor, modulation: Modulation, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Rotated queries and keys, and values, of [B, S, d]: each [B, S, H, D]."""
-        h = self.norm1(x)
-        if modulation:
-            h = modulate(h, modulation[0], modulation[1])
-        q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return rotate(q, *angles), rotate(k, *angles), v
+    def qkv(self, x: Tensor, modulation: Modulation, angles: Angles) -> tuple[Tensor, ...]:
+        """Rotated queries and keys, and values, of [B, S, d]: each [B, S, H, D], pairs interleaved."""
+        h = self._normalised(x, modulation)
+        return split_rotate(F.linear(h, self.attn_qkv.weight[self.rows]), angles, self.heads)
 
-    def kv(self, x: Tensor, modulation: Modulation, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def kv(self, x: Tensor, modulation: Modulation, angles: Angles) -> tuple[Tensor, ...]:
         """`qkv` without the queries, for positions whose output nobody reads."""
-        h = self.norm1(x)
-        if modulation:
-            h = modulate(h, modulation[0], modulation[1])
-        weight = self.attn_qkv.weight[x.shape[-1] :]
-        k, v = F.linear(h, weight).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return rotate(k, *angles), v
+        h = self._normalised(x, modulation)
+        return split_rotate(F.linear(h, self.attn_qkv.weight[self.rows[x.shape[-1] :]]), angles, self.heads)
+
+    def qkv_plain(self, x: Tensor, modulation: Modulation, angles: Angles) -> tuple[Tensor, ...]:
+        """`qkv` with the usual order of pairs, for few positions: permuting the weights would cost more."""
+        projected = self.attn_qkv(self._normalised(x, modulation))
+        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return rotate(q, angles), rotate(k, angles), v
+
+    def _normalised(self, x: Tensor, modulation: Modulation) -> Tensor:
+        h: Tensor = self.norm1(x)
+        return modulate(h, modulation[0], modulation[1]) if modulation else h
 
     def update(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """Residual stream [B, S, d] after this block, given the attention's output [B, S, H, D]."""
@@ -112,7 +119,7 @@ class Transformer(nn.Module):
             sigma: [B] noise levels, only for networks with `time_conditioning`.
         """
         length, layers = x_t.shape[1], self._layers
-        angles = self.rotary_emb(torch.arange(length, device=x_t.device))
+        angles = self.rotary_emb(torch.arange(length, device=x_t.device), self.config.heads)
         *modulations, head = self._modulation(sigma, x_t.device)
         if x_0 is None:
             x = self.vocab_embed(x_t)
@@ -123,7 +130,7 @@ class Transformer(nn.Module):
             return self.output_layer.normalise(x, head)
 
         x = self.vocab_embed(torch.cat((x_t, x_0), dim=1))
-        both = (torch.cat((angles[0], angles[0])), torch.cat((angles[1], angles[1])))
+        both = angles.twice()
         for block, modulation in zip(layers[:-1], modulations[:-1], strict=True):
             q, k, v = block.qkv(x, modulation, both)
             x = block.update(x, self._block_attention(q, k, v), modulation)
@@ -161,12 +168,12 @@ class Transformer(nn.Module):
         """
         start, size = cache.length, tokens.shape[1]
         positions = torch.arange(start, start + size, device=tokens.device)
-        angles = self.rotary_emb(positions)
+        angles = self.rotary_emb(positions, self.config.heads)
         mask = self._visible(start, start + size, tokens.device)
         *modulations, head = cache.modulation
         x = self.vocab_embed(tokens)
         for layer, (block, modulation) in enumerate(zip(self._layers, modulations, strict=True)):
-            q, k, v = block.qkv(x, modulation, angles)
+            q, k, v = block.qkv_plain(x, modulation, angles)
             keys, values = cache.write(layer, k, v)
             attended = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
             x = block.update(x, attended.transpose(1, 2), modulation)
