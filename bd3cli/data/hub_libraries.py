@@ -42,15 +42,17 @@ def no_network() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off an error stream that is not a terminal."""
+    """Keep the log of `datasets` to ourselves, and its progress bars to terminals."""
     import datasets
 
-    disabled = datasets.are_progress_bars_disabled()
+    disabled, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if not disabled:
             datasets.enable_progress_bars()
 
@@ -58,4 +60,4 @@ def quiet() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error of a library says, short enough to be part of a sentence."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}" if lines else type(error).__name__

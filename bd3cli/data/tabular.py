@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import gzip
 import io
 import json
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from bd3cli.data.documents import Documents, IntArray
 from bd3cli.data.hub_libraries import first_line, no_network, quiet
-from bd3cli.data.textfiles import check_text, open_bytes
+from bd3cli.data.textfiles import check_text, first_bytes, open_bytes
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
 
-BATCH = 1000
+BATCH = 1000  # rows read at once
+HEAD = 1 << 16  # bytes in which the header of a CSV file is looked for
 
 
 class Rows(Documents):
@@ -96,7 +96,7 @@ def read_table(paths: list[Path], kind: str, cache_dir: Path, header: tuple[str,
     options: dict[str, Any] = {}
     if kind != "parquet":
         for path in paths:
-            _check_not_empty(path)
+            _check_text(path)
     if kind == "csv":
         options = _csv_options(paths[0], header)
     import datasets
@@ -119,14 +119,15 @@ def _names(paths: list[Path]) -> str:
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
-def _check_not_empty(path: Path) -> None:
-    """Refuse files without text before `datasets` does so in its own words."""
-    if path.suffix == ".gz":
-        return  # not worth decompressing twice
-    buffer = open_bytes(path)
-    check_text(path, buffer)
-    if not buffer[:4096].strip() and not buffer[:].strip():
-        raise InputError(f"{path} holds no text ({len(buffer)} bytes). Give a file with text in it.")
+def _check_text(path: Path) -> None:
+    """Refuse files without text, and such as are not text, before `datasets` does so in its own words."""
+    if path.suffix != ".gz":
+        buffer = open_bytes(path)
+        check_text(path, buffer)
+        if not buffer[:HEAD].strip() and not buffer[:].strip():
+            raise InputError(f"{path} holds no text ({len(buffer)} bytes). Give a file with text in it.")
+    elif not first_bytes(path, HEAD):
+        raise InputError(f"{path} holds no text. Give a file with text in it.")
 
 
 def _csv_options(path: Path, header: tuple[str, ...]) -> dict[str, Any]:
@@ -135,9 +136,8 @@ def _csv_options(path: Path, header: tuple[str, ...]) -> dict[str, Any]:
 
     suffixes = [suffix.lower() for suffix in path.suffixes]
     separator = "\t" if ".tsv" in suffixes else ","
-    opened = gzip.open if suffixes[-1] == ".gz" else open
-    with opened(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        first = next(csv.reader(file, delimiter=separator), [])
+    head = first_bytes(path, HEAD).decode("utf-8-sig", "replace")
+    first = next(csv.reader(io.StringIO(head, newline=""), delimiter=separator), [])
     names = [name.strip() for name in first]
     headless = bool(header) and len(first) == len(header) and set(names) != set(header)
     if not headless and (len(set(first)) != len(first) or "" in names):
@@ -150,7 +150,6 @@ def _csv_options(path: Path, header: tuple[str, ...]) -> dict[str, Any]:
         "sep": separator,
         "header": None if headless else 0,
         "names": columns,
-        "keep_default_na": False,
         "na_filter": False,
         "features": datasets.Features({column: datasets.Value("string") for column in columns}),
     }

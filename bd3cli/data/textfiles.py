@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import mmap
 import re
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,14 +38,29 @@ def read_text_files(paths: Sequence[Path], unit: Unit) -> Spans:
 
 def open_bytes(path: Path) -> bytes | mmap.mmap:
     """The bytes of a file, memory-mapped, or decompressed when its name ends in ``.gz``."""
+    with _readable(path), path.open("rb") as file:
+        if path.suffix == ".gz":
+            with gzip.open(file) as unzipped:
+                return unzipped.read()
+        file.seek(0, 2)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
+
+
+def first_bytes(path: Path, size: int) -> bytes:
+    """The first bytes of a file, decompressed when its name ends in ``.gz``."""
+    with _readable(path), path.open("rb") as file:
+        if path.suffix == ".gz":
+            with gzip.open(file) as unzipped:
+                return unzipped.read(size)
+        return file.read(size)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the ways in which reading a file fails into errors that name it."""
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                with gzip.open(file) as unzipped:
-                    return unzipped.read()
-            file.seek(0, 2)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-    except (gzip.BadGzipFile, EOFError) as error:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is not a complete gzip file ({error}). Compress it again.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error

@@ -191,6 +191,10 @@ def test_column_that_is_not_text(tmp_path: Path) -> None:
         as_train(path)
 
 
+# A gzip file with one byte changed inside its compressed data.
+TORN = gzip.compress(b'{"text": "a"}\n' * 50, mtime=0)
+TORN = TORN[:14] + bytes([TORN[14] ^ 0xFF]) + TORN[15:]
+
 WRONG: dict[str, tuple[bytes, str]] = {
     "empty.txt": (b"", r"holds no text \(0 bytes\)"),
     "blank.txt": (b" \n\t\n", "holds no text"),
@@ -211,17 +215,24 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "twice.csv": (b"text,text\na,b\n", "does not name its columns"),
     "bad.txt.gz": (b"not gzip", "not a complete gzip file"),
     "bad.jsonl.gz": (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+    "torn.jsonl.gz": (TORN, "not a complete gzip file"),
+    "torn.csv.gz": (TORN, "not a complete gzip file"),
+    "torn.txt.gz": (TORN, "not a complete gzip file"),
+    "latin.csv.gz": (gzip.compress(b"text\ncaf\xe9\n"), "byte 0xe9 at offset 8"),
+    "blank.csv.gz": (gzip.compress(b""), "holds no text"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_file(tmp_path: Path, name: str) -> None:
+def test_wrong_file(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     content, cause = WRONG[name]
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=cause) as caught:
         load_split(DataConfig(train=str(path)), "train", 8)
     assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_offset_of_a_wrong_byte_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

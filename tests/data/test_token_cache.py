@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,25 @@ def test_everything_that_changes_tokens_changes_the_key(
         load_split(replace(config, **change), "train", 16)
     load_split(replace(config, workers=2), "train", 16)
     assert len(built) == len(changes) + 2
+
+
+def test_a_tokenizer_of_the_same_size_is_another(
+    config: DataConfig, built: list[int], ranks_file: Callable[[list[bytes]], Path], tmp_path: Path
+) -> None:
+    ranks_file([b"li"]).rename(tmp_path / "one.tiktoken")
+    ranks_file([b"ne"]).rename(tmp_path / "two.tiktoken")
+    one, two = (
+        load_split(replace(config, tokenizer=str(tmp_path / f"{n}.tiktoken")), "train", 16) for n in ("one", "two")
+    )
+    assert built == [1, 1]
+    assert one.fingerprint != two.fingerprint
+
+
+def test_another_column_is_another_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n" + "first words,other words\n" * 20)
+    config = DataConfig(train=str(tmp_path / "a.csv"), column="a")
+    first, second = (load_split(replace(config, column=column), "train", 16) for column in "ab")
+    assert first.fingerprint != second.fingerprint
 
 
 def damage_byte(path: Path) -> None:
