@@ -111,6 +111,7 @@ DATASETS = [
         Hub("billion-word-benchmark/lm1b", revision=PARQUET),
         TEST_TWICE,
         detokenizer="lm1b",
+        document="sentence",
     ),
     _hub(
         "openwebtext",

@@ -63,8 +63,9 @@ def encode_documents(
     if workers < 0:
         raise InputError(f"data.workers is {workers}. Use 0 to have the number chosen, or a positive number.")
     if workers == 0:
-        easy = tokenizer.name == "bytes" and detokenizer == "none"
-        workers = 1 if easy or documents.nbytes < WORTH_PROCESSES else _cores()
+        # Bytes are only copied, and the tokenizers of `transformers` have threads of their own.
+        alone = (tokenizer.name == "bytes" and detokenizer == "none") or tokenizer.name.startswith("hf:")
+        workers = 1 if alone or documents.nbytes < WORTH_PROCESSES else _cores()
     # A detokenizer looks across lines, so only without one may a document come in pieces.
     in_pieces = tokenizer.cuts_safely and detokenizer == "none"
     batches = _batches(documents.pieces(PIECE) if in_pieces else ((text, True) for text in documents))

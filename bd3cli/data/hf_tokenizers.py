@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bd3cli.data.files import exists
-from bd3cli.data.hub_libraries import first_line, hub_access, no_network
+from bd3cli.data.hub_libraries import brief, hub_access, no_network
 from bd3cli.data.packing import IdArray
 from bd3cli.data.tokenizers import Tokenizer, valid_unicode
 from bd3cli.errors import InputError
@@ -100,7 +100,7 @@ def load_hf_tokenizer(name: str) -> HFTokenizer:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=not online)
         except Exception as error:
-            cause = first_line(error) if online else "it is not in the hub's cache, and the hub cannot be reached"
+            cause = brief(error) if online else "it is not in the hub's cache, and the hub cannot be reached"
             raise InputError(
                 f"Tokenizer {name!r} could not be loaded: {cause}. Check the name, give a local directory as "
                 "hf:DIRECTORY, or use 'bytes'."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bd3cli.data.corpora import PARQUET, Hub, list_datasets
-from bd3cli.data.hub_libraries import first_line, hub_access, quiet
+from bd3cli.data.hub_libraries import brief, hub_access, quiet
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ def _explained(error: Exception, hub: Hub, name: str, online: bool) -> InputErro
             f"Registered: {registered}."
         )
     return InputError(
-        f"Data set {name!r} (hub {hub}) could not be loaded: {first_line(error)}. Check its name and "
+        f"Data set {name!r} (hub {hub}) could not be loaded: {brief(error)}. Check its name and "
         "configuration (org/name or org/name:config)."
     )

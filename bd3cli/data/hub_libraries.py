@@ -57,7 +57,7 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def first_line(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """What an error of a library says, short enough to be part of a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}" if lines else type(error).__name__
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -16,7 +16,7 @@ from bd3cli.data.documents import Documents
 from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_of, local_files
 from bd3cli.data.hashing import digest, hash_file, hash_texts
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
-from bd3cli.data.textfiles import Unit, read_text_files
+from bd3cli.data.textfiles import Unit, read_text_files, readable
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class Source:
     Attributes:
         identity: everything that decides which documents they are; two equal ones mean equal documents.
         facts: what a run records of where they came from.
-        detokenizer: name of the one to apply to each.
         read: returns the documents, and facts that only reading them shows.
+        detokenizer: name of the one to apply to each.
     """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
-    detokenizer: str
     read: Callable[[], tuple[Documents, dict[str, Any]]]
+    detokenizer: str = "none"
 
 
 def resolve(config: DataConfig, split: Split, cache_dir: Path) -> Source:
@@ -143,7 +143,7 @@ def _pydocs(split: Split) -> Source:
         return parts[split], {"split_policy": policy}
 
     facts = {"source": corpora.pydocs_edition(), "document": "topic"}
-    return Source({"content": hash_texts(documents), "carved": True}, facts, "none", read)
+    return Source({"content": hash_texts(documents), "carved": True}, facts, read)
 
 
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
@@ -187,13 +187,9 @@ def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split |
         "kind": kind,
         "document": document,
         "column": [config.column, info.column, info.header],
+        "carved": carve is not None,
     }
-    return Source(
-        identity | {"carved": carve is not None},
-        {"dataset": name, "files": files, "document": document},
-        "none",
-        read,
-    )
+    return Source(identity, {"dataset": name, "files": files, "document": document}, read)
 
 
 def _registered(info: DatasetInfo, config: DataConfig, split: Split) -> Source:
@@ -242,7 +238,7 @@ def _from_hub(
         return _carved(tabular.Rows(table.select(rows), columns), carve, policy)
 
     identity = {**at, "part": str(part), "rows": len(rows), "columns": columns, "carved": carve is not None}
-    return Source(identity, {**at, "rows": str(part), "document": info.document or "row"}, "none", read)
+    return Source(identity, {**at, "rows": str(part), "document": info.document or "row"}, read)
 
 
 def _carved(documents: Documents, carve: Split | None, policy: str) -> tuple[Documents, dict[str, Any]]:
@@ -258,7 +254,5 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _hashed(path: Path) -> str:
-    try:
+    with readable(path):
         return hash_file(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error

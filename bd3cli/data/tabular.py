@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bd3cli.data.documents import Documents, IntArray
-from bd3cli.data.hub_libraries import first_line, no_network, quiet
+from bd3cli.data.hub_libraries import brief, no_network, quiet
 from bd3cli.data.textfiles import check_text, first_bytes, open_bytes
 from bd3cli.errors import InputError, did_you_mean
 
@@ -111,7 +111,7 @@ def read_table(paths: list[Path], kind: str, cache_dir: Path, header: tuple[str,
             _diagnose(path, kind)
         cause = error.__cause__ or error
         raise InputError(
-            f"{_names(paths)} cannot be read as {kind}: {first_line(cause)}. Check the file and its extension."
+            f"{_names(paths)} cannot be read as {kind}: {brief(cause)}. Check the file and its extension."
         ) from error
 
 

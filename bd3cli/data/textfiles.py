@@ -38,7 +38,7 @@ def read_text_files(paths: Sequence[Path], unit: Unit) -> Spans:
 
 def open_bytes(path: Path) -> bytes | mmap.mmap:
     """The bytes of a file, memory-mapped, or decompressed when its name ends in ``.gz``."""
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         if path.suffix == ".gz":
             with gzip.open(file) as unzipped:
                 return unzipped.read()
@@ -48,7 +48,7 @@ def open_bytes(path: Path) -> bytes | mmap.mmap:
 
 def first_bytes(path: Path, size: int) -> bytes:
     """The first bytes of a file, decompressed when its name ends in ``.gz``."""
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         if path.suffix == ".gz":
             with gzip.open(file) as unzipped:
                 return unzipped.read(size)
@@ -56,7 +56,7 @@ def first_bytes(path: Path, size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn the ways in which reading a file fails into errors that name it."""
     try:
         yield

@@ -192,7 +192,7 @@ def test_public_files_are_those_tiktoken_asks_for(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", bpe)
     monkeypatch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", gym)
-    assert set(openai_public.ENCODING_CONSTRUCTORS) == set(PUBLIC_FILES)
+    assert set(openai_public.ENCODING_CONSTRUCTORS) <= set(PUBLIC_FILES)
     for name, constructor in openai_public.ENCODING_CONSTRUCTORS.items():
         asked.clear()
         constructor()
