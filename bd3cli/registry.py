@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         """Import and return the class registered as `name`."""
         entry = self.entry(name)
         cls = entry.target if isinstance(entry.target, type) else _import(entry, self.kind)
-        base = _resolve(self._base)
+        base: type[T] = _resolve(self._base)
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise InputError(
                 f"{self.kind} {name!r} of {entry.distribution} is {cls!r}, not a subclass of "

@@ -12,6 +12,7 @@ from torch import Tensor
 from bd3cli.attention import choose_backend
 from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
+from bd3cli.data.splits import Split
 from bd3cli.device import choose_device
 from bd3cli.diffusion.subs import subs_log_probs
 from bd3cli.errors import InputError
@@ -103,13 +104,28 @@ class Run:
             return logits.log_softmax(-1)
         return subs_log_probs(logits, x_t, c.mask_id)
 
-    def split(self, name: str = "test", data: str | None = None, progress: Any = None) -> PackedSplit:
-        """A split of the run's own data, or of `data`, packed the way the run was trained."""
+    def split(
+        self, name: Split = "test", data: str | None = None, column: str | None = None, progress: Any = None
+    ) -> PackedSplit:
+        """A split of the run's own data, or of `data` (its text in `column`), packed as the run was trained.
+
+        A single local file given as `data` is evaluated whole; it is not divided into splits first.
+        """
         recipe = self._require_recipe()
         config = recipe.data
         if data is not None:
-            config = replace(config, name=data, train=None, validation=None, test=None, column=None)
-        return load_split(config, name, recipe.model.length, progress=progress)  # type: ignore[arg-type]
+            whole = data if Path(data).is_file() else None
+            config = replace(
+                config,
+                name=data,
+                column=column,
+                train=whole if name == "train" else None,
+                validation=whole if name == "validation" else None,
+                test=whole if name == "test" else None,
+            )
+        elif column is not None:
+            config = replace(config, column=column)
+        return load_split(config, name, recipe.model.length, progress=progress)
 
     def evaluate(
         self,

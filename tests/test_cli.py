@@ -145,6 +145,16 @@ def test_people_get_text_on_stdout_and_progress_on_stderr(cli, trained: Path) ->
     assert "network evaluations" not in text.out
 
 
+def test_a_file_given_to_eval_is_used_whole(cli, trained: Path, tmp_path: Path) -> None:
+    text = "The quick brown fox jumps over the lazy dog. " * 60
+    (tmp_path / "other.txt").write_text(text)
+    row = cli("eval", trained, "--data", tmp_path / "other.txt", "--json").json
+    assert row["tokens"] == len(text) // 31 * 31
+    (tmp_path / "table.csv").write_text("id,body\n" + "\n".join(f"{i},{text[:90]}" for i in range(30)) + "\n")
+    assert "Its columns are id, body" in cli("eval", trained, "--data", tmp_path / "table.csv").err
+    assert cli("eval", trained, "--data", tmp_path / "table.csv", "--column", "body", "--json").json["tokens"] > 2000
+
+
 def test_data_and_config_commands(cli) -> None:
     names = [d["name"] for d in cli("data", "list", "--json").json["datasets"]]
     assert {"pydocs", "lm1b", "wikitext2", "lambada"} <= set(names)

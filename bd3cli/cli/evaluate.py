@@ -10,14 +10,17 @@ import typer
 from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from bd3cli.data import PackedSplit
     from bd3cli.runs import Run
 
 
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     data: Annotated[
-        str | None, typer.Option(metavar="D", help="Other data: registered name, hub name, or local path.")
+        str | None,
+        typer.Option(metavar="D", help="Other data: registered name, hub name, or local path (a file is used whole)."),
     ] = None,
+    column: Annotated[str | None, typer.Option(help="Text column of tabular data.", metavar="NAME")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.", metavar="NAME")] = "test",
     estimator: Annotated[
         str | None, typer.Option(help="count, uniform or exact. [default: the recipe's]", metavar="NAME")
@@ -43,20 +46,19 @@ def evaluate(
     from bd3cli.cli.data import check_split
     from bd3cli.runs import Run
 
-    check_split(split)
-    rows = []
+    chosen, rows = check_split(split), []
     for path in runs:
         run = Run.load(path, checkpoint=checkpoint, device=device, attention=attention)
-        rows.append(_row(run, data, split, estimator, draws, sequences, seed, batch_size))
+        packed = run.split(chosen, data, column)
+        rows.append({"split": split, **_row(run, packed, estimator, draws, sequences, seed, batch_size)})
     if json:
         emit_json(rows[0] if len(rows) == 1 else {"rows": rows})
         return
     _print(rows)
 
 
-def _row(run: Run, data: str | None, split: str, estimator: str | None, draws: int | None,
+def _row(run: Run, packed: PackedSplit, estimator: str | None, draws: int | None,
          sequences: int | None, seed: int | None, batch_size: int | None) -> dict[str, Any]:  # fmt: skip
-    packed = run.split(split, data)
     with progress_bar(f"evaluating {run.path}") as bar:
         task = bar.add_task("eval", total=None, note="")
         result = run.evaluate(
@@ -71,7 +73,6 @@ def _row(run: Run, data: str | None, split: str, estimator: str | None, draws: i
         "block_size": run.config.block_size,
         "length": run.config.length,
         "data": packed.description,
-        "split": split,
         "fingerprint": packed.fingerprint,
         **result.summary(),
     }

@@ -66,6 +66,8 @@ def train(
     """
     reporter = reporter or Silent()
     recipe, run = resolved.recipe, RunDirectory(out)
+    if not resume:
+        run.refuse_used()
     trainer = prepare(recipe, reporter)
     store = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if resume:

@@ -34,16 +34,20 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def refuse_used(self) -> None:
+        """Refuse a directory that holds something already, before any work is done for it."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(
+                f"{self.path} already exists and is not empty. Continue it with --resume, or choose another --out."
+            )
+
     def create(self, resolved: Resolved, record: dict[str, Any]) -> None:
         """Claim the directory for a new run.
 
         Raises:
             InputError: it is in use, or cannot be written.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise InputError(
-                f"{self.path} already exists and is not empty. Continue it with --resume, or choose another --out."
-            )
+        self.refuse_used()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / RECIPE).write_text(to_toml(resolved.recipe), encoding="utf-8")
