@@ -117,8 +117,8 @@ class TiktokenTokenizer(Tokenizer):
         return self._special
 
     def encode_array(self, text: str) -> IdArray:
-        ids = self._encoding.encode_to_numpy(valid_unicode(text), allowed_special=set(), disallowed_special=())
-        return ids.astype(self.dtype)
+        # Not `encode_to_numpy`: in older releases of tiktoken it turns special text into special ids.
+        return np.array(self._encoding.encode_ordinary(valid_unicode(text)), dtype=self.dtype)
 
     def _decode_run(self, ids: Sequence[int]) -> str:
         return b"".join([self._bytes[i] for i in ids]).decode("utf-8", "replace")
