@@ -64,11 +64,13 @@ def prepare(
 ) -> None:
     """Tokenise and cache all splits ahead of time."""
     from bd3cli.config import DataConfig
-    from bd3cli.data import load_split
+    from bd3cli.data import list_datasets, load_split
 
     config = DataConfig(name=name, tokenizer=tokenizer)
     rows = []
-    for split in ("train", "validation", "test"):
+    # a registered data set may lack one, lambada its training split for example
+    splits = {d.name: d.splits for d in list_datasets()}.get(name, ("train", "validation", "test"))
+    for split in splits:
         with progress_bar(f"tokenising {split}") as bar:
             task = bar.add_task("data", total=None, note="")
             show = partial(_advance, bar, task)

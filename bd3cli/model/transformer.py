@@ -118,9 +118,9 @@ class Transformer(nn.Module):
             x_0: [B, S] clean token ids for ``bd3lm`` with more than one block; None otherwise.
             sigma: [B] noise levels, only for networks with `time_conditioning`.
         """
-        length, layers = x_t.shape[1], self._layers
+        length, layers = x_t.shape[1], self.layers
         angles = self.rotary_emb(torch.arange(length, device=x_t.device), self.config.heads)
-        *modulations, head = self._modulation(sigma, x_t.device)
+        *modulations, head = self.modulation(sigma, x_t.device)
         if x_0 is None:
             x = self.vocab_embed(x_t)
             for block, modulation in zip(layers, modulations, strict=True):
@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         c = self.config
         weight = self.output_layer.linear.weight
         cache = KVCache.allocate(c.blocks, batch, c.heads, capacity, c.head_dim, weight.device, weight.dtype)
-        cache.modulation = self._modulation(None, weight.device)
+        cache.modulation = self.modulation(None, weight.device)
         return cache
 
     def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
         mask = self._visible(start, start + size, tokens.device)
         *modulations, head = cache.modulation
         x = self.vocab_embed(tokens)
-        for layer, (block, modulation) in enumerate(zip(self._layers, modulations, strict=True)):
+        for layer, (block, modulation) in enumerate(zip(self.layers, modulations, strict=True)):
             q, k, v = block.qkv_plain(x, modulation, angles)
             keys, values = cache.write(layer, k, v)
             attended = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
@@ -180,7 +180,8 @@ class Transformer(nn.Module):
         return self.output_layer.normalise(x, head)
 
     @property
-    def _layers(self) -> list[Block]:
+    def layers(self) -> list[Block]:
+        """The transformer blocks, typed."""
         return cast("list[Block]", list(self.blocks))
 
     def _visible(self, start: int, end: int, device: torch.device) -> Tensor | None:
@@ -194,7 +195,7 @@ class Transformer(nn.Module):
     def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return block_attention(q, k, v, block_size=self.config.block_size, backend=self.attention)
 
-    def _modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
+    def modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
         """The modulation of every block, then of the head. Without time conditioning one row serves all."""
         if not self.config.modulated:
             return [()] * (self.config.blocks + 1)
@@ -202,6 +203,6 @@ class Transformer(nn.Module):
             sigma = torch.zeros(1, device=device)
         condition = F.silu(self.sigma_map(sigma)).unsqueeze(1)  # [B or 1, 1, c]
         return [
-            *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self._layers),
+            *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self.layers),
             self.output_layer.adaLN_modulation(condition).chunk(2, dim=-1),
         ]

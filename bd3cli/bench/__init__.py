@@ -1,0 +1,1 @@
+"""Measurements: interleaved repeats in one process, medians and ratios with their spread."""
