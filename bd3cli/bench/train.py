@@ -65,7 +65,8 @@ def bench_train(
     return {
         "config": {
             "length": length, "block_size": block_size, "hidden_size": hidden_size, "blocks": blocks, "heads": heads,
-            "vocab_size": vocab_size, "batch_size": batch_size, "parameters": sum(p.numel() for p in model.parameters()),
+            "vocab_size": vocab_size, "batch_size": batch_size,
+            "parameters": sum(p.numel() for p in model.parameters()),
         },
         "attention": {"backend": backend.name, "reason": backend.reason},
         "loss": losses,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bd3cli import __version__
-from bd3cli.cli import config, data, evaluate, maskings, plugins, sample, schedules, train, weights
+from bd3cli.cli import bench, config, data, evaluate, maskings, plugins, sample, schedules, train, weights
 from bd3cli.errors import BD3Error
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
@@ -31,6 +31,7 @@ app.add_typer(maskings.app, name="maskings")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,69 @@
+"""`bench sample`: tokens a second with and without the cache, and of a batch against single rows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from bd3cli.bench.timing import environment, threads
+from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.model.config import Family
+from bd3cli.sampling.autoregressive import autoregressive
+from bd3cli.sampling.base import Request, Rows
+from bd3cli.sampling.first_hitting import first_hitting
+
+TAIL = 32  # tokens the uncached sampler is timed on: the whole would take hours at length 1024
+
+
+@torch.inference_mode()
+def bench_sample(
+    *,
+    family: Family = "bd3lm",
+    length: int,
+    block_size: int,
+    hidden_size: int,
+    blocks: int,
+    heads: int,
+    vocab_size: int,
+    batch_size: int = 8,
+    repeats: int = 3,
+    thread_count: int = 1,
+) -> dict[str, Any]:
+    """Random weights, float32. The uncached sampler is timed over its last 32 tokens, the others over all."""
+    size = block_size if family == "bd3lm" else 1
+    config = TransformerConfig(family, vocab_size, vocab_size - 1, length, size, hidden_size, blocks, heads)
+    torch.manual_seed(0)
+    model = Transformer(config, "reference").eval()
+    torch.nn.init.normal_(model.output_layer.linear.weight, std=0.02)
+    sampler = first_hitting if family == "bd3lm" else autoregressive
+    prompt = tuple(torch.randint(0, vocab_size - 1, (length - TAIL,)).tolist())
+    whole, tail = Request(length, prompt[:1]), Request(length, prompt, cached=False)
+
+    def rate(request: Request, rows: int) -> float:
+        start = time.perf_counter()
+        sampler(model, request, Rows(list(range(rows))), None)
+        return rows * (length - len(request.prompt)) / (time.perf_counter() - start)
+
+    rates: dict[str, list[float]] = {"uncached": [], "single": [], "batch": []}
+    with threads(thread_count):
+        for _ in range(repeats):  # in turn: what disturbs the machine disturbs all alike
+            rates["uncached"].append(rate(tail, 1))
+            rates["single"].append(rate(whole, 1))
+            rates["batch"].append(rate(whole, batch_size))
+        where = environment()
+    median = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
+    return {
+        "config": {
+            "family": family, "length": length, "block_size": size, "hidden_size": hidden_size, "blocks": blocks,
+            "heads": heads, "vocab_size": vocab_size, "batch_size": batch_size,
+        },
+        "tokens_per_second": median,
+        "ratio": {
+            "cached_over_uncached": median["single"] / median["uncached"],
+            "batch_over_single": median["batch"] / median["single"],
+        },
+        "all_tokens_per_second": rates,
+        "environment": where | {"method": f"medians of {repeats} turns; uncached timed over its last {TAIL} tokens"},
+    }  # fmt: skip

@@ -1,0 +1,143 @@
+"""`bd3cli bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, print_table
+
+if TYPE_CHECKING:
+    from bd3cli.model.config import Family
+
+app = typer.Typer(help="Ratios against reference ways of doing the same, in one process.", no_args_is_help=True)
+
+Length = Annotated[int, typer.Option(help="Context length.", min=2, metavar="L")]
+BlockSize = Annotated[int, typer.Option(help="Block size L'.", min=1, metavar="B")]
+Hidden = Annotated[int, typer.Option(help="Width.", min=2, metavar="N")]
+Blocks = Annotated[int, typer.Option(help="Transformer blocks.", min=1, metavar="N")]
+Heads = Annotated[int, typer.Option(help="Attention heads.", min=1, metavar="N")]
+Vocab = Annotated[int, typer.Option(help="Vocabulary, the mask included.", min=3, metavar="V")]
+Repeats = Annotated[int, typer.Option(help="Interleaved repeats.", min=1, metavar="N")]
+Threads = Annotated[int, typer.Option(help="Threads to compute with.", min=1, metavar="N")]
+Backend = Annotated[str, typer.Option(help="Block attention backend.", metavar="NAME")]
+
+
+@app.command()
+def train(
+    length: Length = 128,
+    block_size: BlockSize = 4,
+    hidden_size: Hidden = 256,
+    blocks: Blocks = 4,
+    heads: Heads = 4,
+    vocab_size: Vocab = 30522,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.", min=1, metavar="N")] = 16,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or both.", metavar="P")] = "both",
+    attention: Backend = "auto",
+    repeats: Repeats = 5,
+    threads: Threads = 1,
+    json: JsonFlag = False,
+) -> None:
+    """A whole optimizer step against the paper's research code's way: dense mask, 2L logits, looped optimizer."""
+    from bd3cli.bench.train import bench_train
+    from bd3cli.errors import InputError
+
+    if precision not in ("fp32", "bf16", "both"):
+        raise InputError(f"precision cannot be {precision!r}. Choose fp32, bf16 or both.")
+    result = bench_train(
+        length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
+        vocab_size=vocab_size, batch_size=batch_size, precision=precision, attention=attention, repeats=repeats,
+        thread_count=threads,
+    )  # fmt: skip
+    if json:
+        emit_json(result)
+        return
+    ratios, same = result["ratio"], result["ratio_same_precision"]
+    rows = [
+        (
+            name,
+            f"{result['seconds'][f'ours_{name}']:.3f} s",
+            f"{result['seconds'][f'reference_{name}']:.3f} s",
+            _spread(ratios[name]),
+            _spread(same[name]),
+        )
+        for name in ratios
+    ]
+    print_table(("precision", "ours", "reference", "over the fp32 reference", "over the same precision"), rows)
+    _print_environment(result)
+
+
+@app.command()
+def sample(
+    family: Annotated[str, typer.Option(help="bd3lm or ar.", metavar="NAME")] = "bd3lm",
+    length: Length = 1024,
+    block_size: BlockSize = 4,
+    hidden_size: Hidden = 256,
+    blocks: Blocks = 4,
+    heads: Heads = 4,
+    vocab_size: Vocab = 50258,
+    batch_size: Annotated[int, typer.Option(help="Rows of the batch.", min=1, metavar="N")] = 8,
+    repeats: Repeats = 3,
+    threads: Threads = 1,
+    json: JsonFlag = False,
+) -> None:
+    """Tokens a second with and without the cache, and of a batch against single rows."""
+    from bd3cli.bench.sample import bench_sample
+    from bd3cli.errors import InputError
+
+    kind: Family
+    for kind in ("bd3lm", "ar"):
+        if kind == family:
+            break
+    else:
+        raise InputError(f"family cannot be {family!r}. Choose bd3lm or ar.")
+    if length <= 64:
+        raise InputError(f"length must be more than 64 to time the last 32 tokens, not {length}.")
+    result = bench_sample(
+        family=family, length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
+        vocab_size=vocab_size, batch_size=batch_size, repeats=repeats, thread_count=threads,
+    )  # fmt: skip
+    if json:
+        emit_json(result)
+        return
+    rows = [(name, f"{rate:,.1f}") for name, rate in result["tokens_per_second"].items()]
+    print_table(("sampler", "tokens/s"), rows)
+    print(f"\ncached over uncached {result['ratio']['cached_over_uncached']:.2f}, "
+          f"batch of {batch_size} over single {result['ratio']['batch_over_single']:.2f}")  # fmt: skip
+    _print_environment(result)
+
+
+@app.command("eval")
+def evaluate(
+    path: RunArgument,
+    sequences: Annotated[int, typer.Option(help="Test sequences.", min=2, metavar="N")] = 256,
+    draws: Annotated[int, typer.Option(help="Forward passes a sequence.", min=1, metavar="N")] = 1,
+    seeds: Annotated[int, typer.Option(help="Repeats with other masks.", min=2, metavar="N")] = 20,
+    checkpoint: CheckpointOption = "best",
+    json: JsonFlag = False,
+) -> None:
+    """Monte Carlo error of the estimators count and uniform, same sequences, equal forward passes."""
+    from bd3cli.bench.evaluate import bench_evaluate
+    from bd3cli.runs import Run
+
+    result = bench_evaluate(Run.load(path, checkpoint=checkpoint), sequences=sequences, draws=draws, seeds=seeds)
+    if json:
+        emit_json(result)
+        return
+    rows = [
+        (name, f"{e['nats_per_token']:.5f}", f"{e['mc_stderr']:.5f}", f"{e['passes_for_1_percent']:.2f}")
+        for name, e in result["estimators"].items()
+    ]
+    print_table(("estimator", "nats/token", "Monte Carlo standard error", "passes for 1% of ppl"), rows)
+    print(f"\nratio {result['ratio']:.2f} (itself known to {100 * result['ratio_relative_error']:.0f}%)")
+    _print_environment(result)
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _print_environment(result: dict[str, Any]) -> None:
+    where = result["environment"]
+    print(f"\n{where['processor']}, {where['threads']} thread(s), torch {where['torch']}\n{where['method']}")
