@@ -191,16 +191,25 @@ def test_ctrl_c_in_training_saves_and_exits_130(tmp_path: Path, quick) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_a_directory_that_cannot_be_written_is_an_input_error(cli, tmp_path: Path, quick) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    tmp_path.chmod(0o500)
-    settings = [f for item in quick for f in ("--set", item)]
-    outcome = cli("train", "--out", tmp_path / "run", *settings)
-    tmp_path.chmod(0o700)
-    assert outcome.code == 2
-    assert "cannot be written: Permission denied" in outcome.err
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="POSIX permissions")
+def test_a_directory_that_cannot_be_written_is_an_input_error(cli, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    (tmp_path / "file").write_text("")
+    was = os.geteuid()
+    if was == 0:  # root may write anywhere: be nobody for a moment
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        closed, file = (
+            cli("train", "--out", tmp_path / "closed" / "run"),
+            cli("train", "--out", tmp_path / "file" / "run"),
+        )
+    finally:
+        os.seteuid(was)
+    assert (closed.code, file.code) == (2, 2)
+    assert "closed is not writable. Choose another --out." in closed.err
+    assert "file is a file. Choose another --out." in file.err
 
 
 @pytest.mark.parametrize(

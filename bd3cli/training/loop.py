@@ -67,7 +67,7 @@ def train(
     reporter = reporter or Silent()
     recipe, run = resolved.recipe, RunDirectory(out)
     if not resume:
-        run.refuse_used()
+        run.refuse_unfit()
     trainer = prepare(recipe, reporter)
     store = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if resume:

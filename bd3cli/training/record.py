@@ -34,12 +34,22 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def refuse_used(self) -> None:
-        """Refuse a directory that holds something already, before any work is done for it."""
+    def refuse_unfit(self) -> None:
+        """Refuse a directory in use or out of reach, before any work is done for it.
+
+        Raises:
+            InputError: it holds something already, or cannot be written.
+        """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"{self.path} already exists and is not empty. Continue it with --resume, or choose another --out."
             )
+
+        existing = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
+        effective = os.access in os.supports_effective_ids
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK, effective_ids=effective):
+            reason = "is not writable" if existing.is_dir() else "is a file"
+            raise InputError(f"{self.path} cannot be written: {existing} {reason}. Choose another --out.")
 
     def create(self, resolved: Resolved, record: dict[str, Any]) -> None:
         """Claim the directory for a new run.
@@ -47,7 +57,7 @@ class RunDirectory:
         Raises:
             InputError: it is in use, or cannot be written.
         """
-        self.refuse_used()
+        self.refuse_unfit()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / RECIPE).write_text(to_toml(resolved.recipe), encoding="utf-8")
