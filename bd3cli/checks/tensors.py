@@ -17,7 +17,7 @@ SAME = 1e-9
 
 def elementwise(functions: Functions) -> Outcome:
     """Each value depends on its own input only, not on its neighbours in the batch."""
-    t = torch.tensor([[0.11, 0.93, 0.5], [0.27, 0.62, 0.08]], dtype=torch.float64)
+    t = torch.tensor([[0.11, 0.93, 0.53], [0.27, 0.62, 0.08]], dtype=torch.float64)
     for name, function in functions.items():
         together = function(t)
         apart = torch.stack([function(x.reshape(1)) for x in t.flatten()]).view(t.shape)
@@ -53,7 +53,7 @@ def tensors(functions: Functions) -> Outcome:
 
 def compiles(functions: Functions) -> Outcome:
     """torch.compile captures every function in one graph, and the values stay the same."""
-    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    t = torch.linspace(0.05, 0.94, 7, dtype=torch.float64)
     try:
         for name, function in functions.items():
             torch._dynamo.reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -18,18 +18,22 @@ SCHEDULES: tuple[NoiseSchedule, ...] = (LogLinear(), Square(), SquareRoot(), Cos
 RELATIVE = 1e-6
 
 
-def check_weight(weight: LossWeight, schedule: NoiseSchedule | None = None) -> list[Law]:
+def check_weight(
+    weight: LossWeight, schedule: NoiseSchedule | None = None, only: Collection[str] | None = None
+) -> list[Law]:
     """Check every law of a loss weight.
 
     Args:
         schedule: also try its products under this schedule, beside a few of the built-in ones.
+        only: names of the laws to check, for speed; all by default.
 
     Returns:
         One `Law` each: ``finite``, ``positive``, ``product``, ``elementwise``, ``tensors``, ``compile``,
         ``pickle``.
     """
     schedules = (*SCHEDULES, schedule) if schedule is not None else SCHEDULES
-    return run_laws(weight, (*LAWS[:2], ("product", lambda w: product(w, schedules)), *LAWS[2:]))
+    laws = (*LAWS[:2], ("product", lambda w: product(w, schedules)), *LAWS[2:])
+    return run_laws(weight, [law for law in laws if only is None or law[0] in only])
 
 
 def alphas() -> Tensor:

@@ -49,7 +49,8 @@ class NoiseSchedule:
     def rate(self, t: Tensor) -> Tensor:
         """dp/dt, same shape as `t`; by automatic differentiation of `mask_prob`."""
         # Forward mode: unlike torch.autograd it also works under inference_mode and inside torch.compile.
-        return torch.func.jvp(self.mask_prob, (t,), (torch.ones_like(t),))[1]  # type: ignore[no-any-return]
+        slope: Tensor = torch.func.jvp(self.mask_prob, (t,), (torch.ones_like(t),))[1]
+        return slope.to(t.dtype)  # a 0-dimensional float32 would come back as float64
 
     def weight(self, t: Tensor) -> Tensor:
         """NELBO weight w(t) = p'(t) / (sweeps p(t)), the negative of the paper's alpha'/(1 - alpha)."""

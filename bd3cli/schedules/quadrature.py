@@ -18,6 +18,7 @@ FINEST = 1024  # floating-point numbers in a cell that is not split any more
 SMALLEST = 1e-290  # nor is one that ends here: derivatives overflow
 TOO_STEEP = 1e6  # slope from which a cell of that width can hide a visible move of p
 NODES = 6
+MOST_CELLS = 100_000
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,25 @@ def refine(schedule: NoiseSchedule, low: float = 0.0, high: float = 1.0) -> Cell
     A cell as narrow as 1,024 neighbouring floating-point numbers is kept as it is and marked.
 
     Raises:
-        ValueError: when p is not a number somewhere.
+        ValueError: when p is not a number somewhere, or fluctuates everywhere.
     """
     a = torch.linspace(low, high, 257, dtype=torch.float64)
     a, b = a[:-1], a[1:]
     done: list[tuple[Tensor, ...]] = []
     while len(a):
+        if len(a) > MOST_CELLS:
+            raise ValueError("p(t) moves up and down too much to be integrated")
         p_a, p_m, p_b = (schedule.mask_prob(t) for t in (a, (a + b) / 2, b))
         if not bool(torch.isfinite(p_a + p_m + p_b).all()):
             raise ValueError(f"p(t) is not a number for some t in [{low:g}, {high:g}]")
         move = torch.maximum((p_b - p_a).abs(), torch.maximum((p_m - p_a).abs(), (p_b - p_m).abs()))
         bent = (p_m - (p_a + p_b) / 2).abs() > LARGEST_BEND * move
-        wanted = (move > LARGEST_MOVE) | (bent & (move > NEGLIGIBLE_MOVE))
+        coarse = (move > LARGEST_MOVE) | (bent & (move > NEGLIGIBLE_MOVE))
+        # Loss weights may be singular where nothing or everything is masked: p and 1 - p change by factors only.
+        wide = _spans(p_a, p_b) | _spans(1 - p_a, 1 - p_b)
         fine = ((b.view(torch.int64) - a.view(torch.int64)) <= FINEST) | (b <= SMALLEST)
-        keep = ~wanted | fine
-        done.append(tuple(x[keep] for x in (a, b, p_a, p_b, ~wanted)))
+        keep = fine | ~(coarse | (wide & (move > NEGLIGIBLE_MOVE)))
+        done.append(tuple(x[keep] for x in (a, b, p_a, p_b, ~coarse)))
         a, b = a[~keep], b[~keep]
         middle = _between(a, b)
         a, b = torch.cat([a, middle]), torch.cat([middle, b])
@@ -74,10 +79,16 @@ def refine(schedule: NoiseSchedule, low: float = 0.0, high: float = 1.0) -> Cell
     a, b, p_a, p_b, resolved = (column[order] for column in columns)
     steep = torch.zeros_like(resolved)
     if not bool(resolved.all()):
-        coarse = ~resolved
-        slopes = [schedule.rate(t[coarse]) for t in (a, _between(a, b), b)]
-        steep[coarse] = torch.stack(slopes).abs().amax(0) >= TOO_STEEP
+        left = ~resolved
+        slopes = [schedule.rate(t[left]) for t in (a, _between(a, b), b)]
+        steep[left] = torch.stack(slopes).abs().amax(0) >= TOO_STEEP
     return Cells(a, b, p_a, p_b, resolved, steep)
+
+
+def _spans(x: Tensor, y: Tensor) -> Tensor:
+    """Whether two numbers, both at least negligible, are more than a factor of 4 apart."""
+    x, y = x.clamp_min(NEGLIGIBLE_MOVE), y.clamp_min(NEGLIGIBLE_MOVE)
+    return (x > 4 * y) | (y > 4 * x)
 
 
 def _between(a: Tensor, b: Tensor) -> Tensor:
