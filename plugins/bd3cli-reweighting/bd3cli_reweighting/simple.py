@@ -22,6 +22,7 @@ class Simple(LossWeight):
 
     def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
         # w is p'/p times a factor (one over the sweeps, an importance weight); the product is that factor.
-        # Where p or p' vanishes or overflows the factors have no digits left, and their product is one.
+        # Where p' vanishes, or 1 - alpha has lost the digits of p, nothing is left of it but its usual value.
         factor = nelbo_weight * (alpha - 1) / dalpha_dt
-        return torch.where(torch.isfinite(factor) & (alpha < 1), factor, torch.ones_like(factor))
+        known = torch.isfinite(factor) & (1 - alpha > 1e-8)
+        return torch.where(known, factor, torch.ones_like(factor))
