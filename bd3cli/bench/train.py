@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bd3cli.attention import choose_backend
 from bd3cli.bench.reference_step import LoopedAverage, reference_loss, unfused_optimizer
@@ -91,39 +92,38 @@ def random_batch(config: TransformerConfig, batch_size: int) -> Batch:
 
 
 def our_step(model: Transformer, batch: Batch, precision: str) -> Step:
-    """One update as `bd3cli train` does it; returns the loss."""
-    optimizer = make_optimizer(model.parameters(), TrainConfig())
+    """One update as `bd3cli train` does it."""
     average = make_average(model, 0.9999)
-    autocast = Precision(precision, "bench")
-    predicted = batch.x_t.numel()
-
-    def step() -> float:
-        with autocast.autocast(CPU):
-            loss = weighted_nll(model, batch) / predicted
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update_parameters(model)
-        return loss.item()
-
-    return step
+    optimizer = make_optimizer(model.parameters(), TrainConfig())
+    return _step(model, optimizer, precision, batch, lambda: weighted_nll(model, batch), average.update_parameters)
 
 
 def reference_step(model: Transformer, batch: Batch, precision: str) -> Step:
-    """One update as the research code does it; returns the loss."""
-    optimizer, average = unfused_optimizer(model), LoopedAverage(model)
+    """One update as the research code does it."""
+    average, length = LoopedAverage(model), model.config.length
+    loss = partial(reference_loss, model, batch, length)
+    return _step(model, unfused_optimizer(model), precision, batch, loss, average.update)
+
+
+def _step(
+    model: Transformer,
+    optimizer: torch.optim.AdamW,
+    precision: str,
+    batch: Batch,
+    loss_sum: Callable[[], Tensor],
+    update_average: Callable[[Transformer], None],
+) -> Step:
+    """A function that makes one update and returns the loss in nats per token."""
     autocast = Precision(precision, "bench")
-    predicted = batch.x_t.numel()
 
     def step() -> float:
         with autocast.autocast(CPU):
-            loss = reference_loss(model, batch, model.config.length) / predicted
+            loss = loss_sum() / batch.x_t.numel()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(model)
+        update_average(model)
         return loss.item()
 
     return step
