@@ -12,7 +12,7 @@ from torch import Tensor
 from bd3cli.attention.plan import BlockPlan
 from bd3cli.errors import InputError, did_you_mean
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 """Names of the backends; ``auto`` chooses one of them."""
 
 
@@ -63,7 +63,9 @@ def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> 
         if why:
             raise InputError(f"The {requested} attention backend cannot run: {why} Use auto.")
         return Choice(requested, "asked for by name.")
-    return Choice("reference", "it is the only backend.")
+    if not load_backend("cpu").unavailable(device, dtype):
+        return Choice("cpu", "the tensors are on the CPU.")
+    return Choice("reference", f"no faster backend computes on {device.type} in {dtype}.")
 
 
 def block_attention(q: Tensor, k: Tensor, v: Tensor, *, block_size: int, backend: str = "auto") -> Tensor:

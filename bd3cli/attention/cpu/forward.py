@@ -1,0 +1,132 @@
+"""The forward pass over one group of heads: part by part, merged by log-sum-exp."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bd3cli.attention.cpu.layout import Layout, Part
+from bd3cli.attention.cpu.scratch import Group, chunks
+
+LOG2_E = math.log2(math.e)
+_fused_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Queries [I, w, D] and keys [I, s, D] of a part whose scores [I, w, s] are held together."""
+
+    q: Tensor
+    k_transposed: Tensor
+    v: Tensor
+    scores: Tensor
+    unnormalised: Tensor
+    out: Tensor
+    lse: Tensor
+
+
+@dataclass(slots=True)
+class _Step:
+    """One part: queries [I, w, D] over keys [I, s, D], the rows of the result, and scratch for a partial one."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    first: bool
+    out: Tensor
+    lse: Tensor
+    partial: Tensor
+    partial_lse: Tensor
+    chunks: list[_Chunk]
+
+
+class Forward:
+    """Scratch for one group of heads, and every view into it that a pass needs: made once, used for each group.
+
+    Log-sum-exps are in base 2, of scores times log2 e: unlike `exp`, `exp2` has no slow path for the large
+    negative numbers of hidden pairs.
+    """
+
+    def __init__(self, layout: Layout, group: Group) -> None:
+        plan, size, dim = layout.plan, group.size, group.dim
+        self._scale = dim**-0.5
+        # Fused CPU attention is the faster in bfloat16, and keeps its scores in float32; in float32 batched
+        # matrix products are the faster.
+        self._fused = group.dtype == torch.bfloat16
+        self._q, self._out = group.empty(size, plan.queries, dim), group.empty(size, plan.queries, dim)
+        self._k, self._v = group.empty(2, size, plan.length, dim), group.empty(2, size, plan.length, dim)
+        self._lse = torch.empty(size, plan.queries, 1, dtype=group.lse_dtype)
+        self._partial = group.empty(size * plan.queries * dim)
+        self._partial_lse = torch.empty(size * plan.queries, dtype=group.lse_dtype)
+        self._scores = group.empty(0 if self._fused else group.scores)
+        self._steps = [self._step(layout, group, part) for part in layout.parts(size)]
+        # The same memory in the shape of what is copied from and to it.
+        tiles = (group.batch, group.heads, plan.length // layout.tile, plan.copies, layout.tile, dim)
+        keys = (2, group.batch, group.heads, plan.length, dim)
+        self._q_tiles, self._out_tiles = self._q.view(tiles), self._out.view(tiles)
+        self._k_heads, self._v_heads = self._k.view(keys), self._v.view(keys)
+        self._lse_heads = self._lse.view(group.batch, group.heads, plan.queries, 1)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+        """Attention of one group: q, out [b, h, tiles, copies, tile, D], k, v [2, b, h, L, D], lse [b, h, rows, 1]."""
+        self._q_tiles.copy_(q)
+        self._k_heads.copy_(k)
+        self._v_heads.copy_(v)
+        for step in self._steps:
+            if self._fused:
+                self._attend_fused(step)
+            else:
+                self._attend(step)
+        out.copy_(self._out_tiles)
+        lse.copy_(self._lse_heads)
+
+    def _attend(self, step: _Step) -> None:
+        for chunk in step.chunks:
+            scores = chunk.scores.baddbmm_(chunk.q, chunk.k_transposed, beta=0, alpha=self._scale * LOG2_E)
+            if step.bias is not None:
+                scores.add_(step.bias)
+            top = scores.amax(-1, keepdim=True)
+            total = scores.sub_(top).exp2_().sum(-1, keepdim=True)
+            torch.bmm(scores, chunk.v, out=chunk.unnormalised)
+            torch.div(chunk.unnormalised, total, out=chunk.out)
+            torch.add(top, total.log2_(), out=chunk.lse)
+        if not step.first:
+            _merge(step.out, step.lse, step.partial, step.partial_lse)
+
+    def _attend_fused(self, step: _Step) -> None:
+        partial, lse = _fused_attention(
+            step.q[None], step.k[None], step.v[None], 0.0, False, attn_mask=step.bias, scale=self._scale
+        )
+        partial, lse = partial[0], lse[0].unsqueeze(-1) * LOG2_E
+        if step.first:
+            step.out.copy_(partial)
+            step.lse.copy_(lse)
+        else:
+            _merge(step.out, step.lse, partial, lse)
+
+    def _step(self, layout: Layout, group: Group, part: Part) -> _Step:
+        q, out, lse = (part.queries.of(x) for x in (self._q, self._out, self._lse))
+        k, v = (part.keys.of(x[int(part.clean)]) for x in (self._k, self._v))
+        items, rows, keys = q.shape[0], q.shape[1], k.shape[1]
+        partial = self._partial[: q.numel()].view(q.shape)
+        partial_lse = self._partial_lse[: lse.numel()].view(lse.shape)
+        first = part.first_for_queries
+        target, target_lse = (out, lse) if first else (partial, partial_lse)
+        pieces = []
+        for i, r in () if self._fused else chunks(items, rows, keys, group.scores):
+            piece = q[i, r]
+            scores = self._scores[: piece.shape[0] * piece.shape[1] * keys].view(*piece.shape[:2], keys)
+            pieces.append(_Chunk(piece, k[i].mT, v[i], scores, partial[i, r], target[i, r], target_lse[i, r]))
+        return _Step(q, k, v, layout.bias(part, group.dtype), first, out, lse, partial, partial_lse, pieces)
+
+
+def _merge(out: Tensor, lse: Tensor, partial: Tensor, partial_lse: Tensor) -> None:
+    """Merge attention over more keys into out [I, w, D] and its base-2 log-sum-exp lse [I, w, 1]."""
+    merged = torch.logaddexp2(lse, partial_lse)
+    weight = partial_lse.sub_(merged).exp2_()
+    lse.copy_(merged)
+    out.lerp_(partial, weight.to(out.dtype))

@@ -1,0 +1,203 @@
+"""How the CPU backend cuts one block attention into rectangles of queries and keys.
+
+Queries are kept in *tile order*: the noisy rows of a small tile of tokens, then its clean rows, then the next
+tile. Any range of whole tiles is then one contiguous range of rows holding both copies, which see the same
+earlier clean keys. Every (query, key) pair that attends belongs to exactly one `Part`:
+
+- own: noisy rows over the noisy keys of their tile;
+- stair: the rows of a step of tokens over the clean keys of its segment, up to and including the step;
+- halving: the rows of every odd run of S tokens over the clean keys of the even run before it, for S = one
+  segment, two, four, ... No mask: all of it is visible.
+
+Only own and stair hold masked pairs, a number linear in L. There are about log2(L) parts, each a batch of equal
+rectangles, and about L^2 + 300 L pairs in all against the 4 L^2 of a dense mask. Blocks wider than a step need
+no masks: own is then the noisy block by itself, stair the clean block by itself, and a segment is a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from bd3cli.attention.plan import BlockPlan
+
+# In tokens, measured with heads of 64 on one core at L = 128 and 1024: wider tiles and steps waste work on
+# masked pairs, narrower ones make matrix products too small to be efficient.
+OWN_TILE, STEP, STEPS_IN_SEGMENT = 16, 32, 4
+# Keys of one part: rows of scores stay short enough that some hundreds of them fit the cache.
+MAX_KEYS = 512
+# Stands for minus infinity in a bias. A row that sees nothing in a part then gets a log-sum-exp of about
+# HIDDEN, hence a weight of exactly zero when merged with the others, without the NaN of (-inf) - (-inf).
+HIDDEN = -1e30
+
+
+@dataclass(frozen=True)
+class Runs:
+    """`count` runs of `width` consecutive rows, `stride` rows apart."""
+
+    start: int
+    count: int
+    stride: int
+    width: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """The runs of x [G, rows, ...] as a view [G * count, width, ...]; see `Layout.parts` for `G`."""
+        group, row, *rest = x.stride()
+        size = (x.shape[0], self.count, self.width, *x.shape[2:])
+        view = x.as_strided(size, (group, self.stride * row, row, *rest), x.storage_offset() + self.start * row)
+        return view.view(-1, self.width, *x.shape[2:])
+
+    def one(self, i: int) -> Runs:
+        """The i-th run alone."""
+        return Runs(self.start + i * self.stride, 1, 0, self.width)
+
+    def within(self, start: int, width: int) -> Runs:
+        """Rows [start, start + width) of every run."""
+        return Runs(self.start + start, self.count, self.stride, width)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs of queries over as many runs of keys.
+
+    Attributes:
+        queries: rows in tile order.
+        clean: whether the keys are those of x_0.
+        keys: tokens of that copy.
+        first_for_queries, first_for_keys: whether no earlier part holds these queries (these keys), so that
+            results are stored rather than added.
+        masked: whether some pairs are hidden.
+    """
+
+    queries: Runs
+    clean: bool
+    keys: Runs
+    first_for_queries: bool = False
+    first_for_keys: bool = False
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tiles, steps and segments, in tokens, into which a plan is cut: each a multiple of the one before."""
+
+    plan: BlockPlan
+    tile: int
+    step: int
+    segment: int
+
+    @property
+    def wide_blocks(self) -> bool:
+        """Whether a step is one block, so that nothing needs a mask."""
+        return self.step == self.plan.block_size
+
+    def in_tile_order(self, x: Tensor) -> Tensor:
+        """x [B, copies * L, H, D] as a view [B, H, L / tile, copies, tile, D]."""
+        copies, tiles = self.plan.copies, self.plan.length // self.tile
+        view: Tensor = x.unflatten(1, (copies, tiles, self.tile)).permute(0, 4, 2, 1, 3, 5)
+        return view
+
+    def position(self, row: Tensor) -> Tensor:
+        """The row of [x_t, x_0] that is row `row` in tile order."""
+        copy_and_token = row % (self.plan.copies * self.tile)
+        tile = row // (self.plan.copies * self.tile)
+        return copy_and_token // self.tile * self.plan.length + tile * self.tile + row % self.tile
+
+    def bias(self, part: Part, dtype: torch.dtype) -> Tensor | None:
+        """[queries.width, keys.width] added to the scores of every run of a part; None when nothing is hidden."""
+        if not part.masked:
+            return None
+        query = self.position(torch.arange(part.queries.start, part.queries.start + part.queries.width))
+        key = torch.arange(part.keys.start, part.keys.start + part.keys.width) + part.clean * self.plan.length
+        hidden = ~self.plan.visible(query[:, None], key[None, :])
+        return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, HIDDEN)
+
+    def parts(self, group: int) -> list[Part]:
+        """Every part, for tensors [G, rows, ...] of `group` = G heads.
+
+        Runs of several heads are one batch only if they tile the whole sequence; others are parts of their own.
+        """
+        whole = [*self._nearby(), *self._halving()]
+        narrow = (piece for part in whole for piece in _narrow(part))
+        return [piece for part in narrow for piece in self._batches(part, group)]
+
+    def _batches(self, part: Part, group: int) -> Iterator[Part]:
+        keys = part.keys
+        if group == 1 or keys.count == 1 or keys.count * keys.stride == self.plan.length:
+            yield part
+        else:
+            for i in range(keys.count):
+                yield replace(part, queries=part.queries.one(i), keys=keys.one(i))
+
+    def _nearby(self) -> Iterator[Part]:
+        """Own and stair parts."""
+        copies, tile, step, length = self.plan.copies, self.tile, self.step, self.plan.length
+        own_queries = Runs(0, length // tile, copies * tile, tile)
+        own_keys = Runs(0, length // tile, tile, tile)
+        if self.wide_blocks:
+            yield Part(own_queries, False, own_keys, True, True)
+            if self.plan.clean_queries:
+                yield Part(own_queries.within(tile, tile), True, own_keys, True, True)
+            return
+        full, rest = divmod(length, self.segment)
+        for first, count, segment in ((0, full, self.segment), (full * self.segment, 1, rest)):
+            # Widest first: it holds all keys of the segment, the others add to their gradients.
+            for start in range(segment - step, -1, -step) if count else ():
+                queries = Runs(copies * (first + start), count, copies * self.segment, copies * step)
+                keys = Runs(first, count, self.segment, start + step)
+                yield Part(queries, True, keys, True, keys.width == segment, masked=True)
+        yield Part(own_queries, False, own_keys, False, True, masked=tile > self.plan.block_size)
+
+    def _halving(self) -> Iterator[Part]:
+        copies, length, run = self.plan.copies, self.plan.length, self.segment
+        while run < length:
+            pairs, rest = divmod(length, 2 * run)
+            if pairs:
+                queries = Runs(copies * run, pairs, copies * 2 * run, copies * run)
+                yield Part(queries, True, Runs(0, pairs, 2 * run, run))
+            if rest > run:
+                queries = Runs(copies * (2 * run * pairs + run), 1, 0, copies * (rest - run))
+                yield Part(queries, True, Runs(2 * run * pairs, 1, 0, run))
+            run *= 2
+
+
+def _narrow(part: Part) -> Iterator[Part]:
+    """The part cut so that none holds more than `MAX_KEYS` keys."""
+    if part.masked or part.keys.width <= MAX_KEYS:
+        yield part
+        return
+    for start in range(0, part.keys.width, MAX_KEYS):
+        keys = part.keys.within(start, min(MAX_KEYS, part.keys.width - start))
+        yield replace(part, keys=keys, first_for_queries=part.first_for_queries and start == 0)
+
+
+@lru_cache(maxsize=64)
+def layout_for(plan: BlockPlan) -> Layout:
+    """The layout of a plan whose length `padded_length` has made fit."""
+    size = plan.block_size
+    if size > STEP:
+        return Layout(plan, size, size, size)
+    step = _nearest_divisor(plan.length, size, STEP)
+    assert step is not None, plan
+    tile = _nearest_divisor(step, size, OWN_TILE)
+    assert tile is not None, plan
+    return Layout(plan, tile, step, min(step * (1 if step == size else STEPS_IN_SEGMENT), plan.length))
+
+
+def padded_length(plan: BlockPlan) -> int:
+    """L, or the next length that steps of about `STEP` tokens divide if L has no such divisor."""
+    size = plan.block_size
+    if size > STEP // 2 or plan.length <= STEP or _nearest_divisor(plan.length, size, STEP, at_least=STEP // 2):
+        return plan.length
+    step = STEP // size * size
+    return -(-plan.length // step) * step
+
+
+def _nearest_divisor(length: int, size: int, wanted: int, at_least: int = 1) -> int | None:
+    """The multiple of `size` that divides `length`, up to 2 * `wanted`, closest to `wanted`."""
+    found = [m for m in range(size, 2 * wanted + 1, size) if length % m == 0 and m >= at_least]
+    return min(found, key=lambda m: abs(m - wanted), default=None)

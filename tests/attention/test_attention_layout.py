@@ -1,0 +1,64 @@
+"""The CPU backend's parts hold every visible pair once and no hidden pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bd3cli.attention.cpu.layout import MAX_KEYS, layout_for, padded_length
+from bd3cli.attention.plan import BlockPlan, dense_mask
+
+
+def rows_of(runs, i):
+    start = runs.start + i * runs.stride
+    return torch.arange(start, start + runs.width)
+
+
+def times_attended(plan, group):
+    """[queries, 2L]: in how many parts each pair attends."""
+    layout = layout_for(plan)
+    count = torch.zeros(plan.queries, plan.keys, dtype=torch.long)
+    seen_queries, seen_keys = set(), set()
+    for part in layout.parts(group):
+        bias = layout.bias(part, torch.float32)
+        attends = torch.ones(part.queries.width, part.keys.width) if bias is None else bias == 0
+        queries = [layout.position(rows_of(part.queries, i)) for i in range(part.queries.count)]
+        keys = [rows_of(part.keys, i) + part.clean * plan.length for i in range(part.keys.count)]
+        for q, k in zip(queries, keys, strict=True):
+            count[q[:, None], k[None, :]] += attends.long()
+        queries, keys = set(torch.cat(queries).tolist()), set(torch.cat(keys).tolist())
+        if part.first_for_queries:
+            assert not queries & seen_queries
+        if part.first_for_keys:
+            assert not keys & seen_keys
+        seen_queries |= queries
+        seen_keys |= keys
+    return count
+
+
+@given(length=st.integers(1, 400), group=st.sampled_from([1, 2]), clean_queries=st.booleans(), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_parts_hold_each_visible_pair_once(length, group, clean_queries, data):
+    size = data.draw(st.sampled_from([b for b in range(1, length + 1) if length % b == 0]))
+    length = padded_length(BlockPlan(length, size, clean_queries))
+    plan = BlockPlan(length, size, clean_queries)
+    assert torch.equal(times_attended(plan, group), dense_mask(plan).long())
+
+
+def test_very_wide_blocks_are_cut_to_a_bounded_number_of_keys():
+    plan = BlockPlan(2 * MAX_KEYS + 200, 2 * MAX_KEYS + 200)
+    assert torch.equal(times_attended(plan, 2), dense_mask(plan).long())
+    assert max(part.keys.width for part in layout_for(plan).parts(2)) <= MAX_KEYS
+
+
+@pytest.mark.parametrize("size", [1, 4, 16, 128])
+def test_work_is_about_a_quarter_of_a_dense_mask_and_masks_do_not_grow(size):
+    plan = BlockPlan(8192, size)
+    layout = layout_for(plan)
+    parts = layout.parts(1)
+    pairs = sum(p.queries.count * p.queries.width * p.keys.width for p in parts)
+    assert pairs < 1.1 * plan.length**2
+    assert len(parts) < 64
+    assert all(p.queries.width * p.keys.width <= 2**14 for p in parts if p.masked)
