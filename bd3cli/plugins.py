@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata as metadata
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def load_plugins() -> Plugins:
     manager.add_hookspecs(hookspecs)
     manager.register(builtin, name="bd3cli")
     _collect(manager, plugins, builtin, "bd3cli", metadata_version("bd3cli"), "bd3cli")
-    for distribution, version, entry_point in _entry_points(plugins.records):
+    for distribution, version, entry_point in _entry_points():
         if not _disabled(distribution):
             _load(manager, plugins, entry_point, distribution, version)
     return plugins
@@ -152,29 +152,11 @@ def _normalise(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
-def _entry_points(records: list[PluginRecord]) -> list[tuple[str, str, metadata.EntryPoint]]:
+def _entry_points() -> list[tuple[str, str, metadata.EntryPoint]]:
     """Distribution, version and entry point, in a fixed order, so that collisions resolve the same way everywhere."""
-    try:
-        points = list(metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP))
-    except Exception:  # one malformed file, of whatever package, fails them all
-        points = list(_readable_entry_points(records))
+    points = metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP)
     found = [(p.dist.name, p.dist.version or "unknown", p) for p in points if p.dist is not None]
     return sorted(found, key=lambda item: (_normalise(item[0]), item[2].name))
-
-
-def _readable_entry_points(records: list[PluginRecord]) -> Iterator[metadata.EntryPoint]:
-    """Our entry points, one distribution at a time; those that cannot be read become records."""
-    seen = set()
-    for distribution in metadata.distributions():
-        name = distribution.name or "unknown"
-        if _normalise(name) in seen:  # hidden by one that comes earlier on the path
-            continue
-        seen.add(_normalise(name))
-        try:
-            yield from (p for p in distribution.entry_points if p.group == hookspecs.ENTRY_POINT_GROUP)
-        except Exception as error:
-            text = f"its entry points cannot be read: {type(error).__name__}: {error}"
-            records.append(PluginRecord(name, distribution.version or "unknown", "", (), text))
 
 
 def _load(
