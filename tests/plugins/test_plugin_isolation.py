@@ -19,7 +19,7 @@ from bd3cli.schedules import get_schedule
 
 BROKEN = Path(__file__).resolve().parents[1] / "broken_plugins"
 HEADER = "from bd3cli import hookimpl\n"
-MASKINGS = MASKINGS + ""
+MASKINGS = HEADER + "@hookimpl\ndef register_maskings(register):\n    "
 GOOD = (
     HEADER
     + "from dataclasses import dataclass\nfrom bd3cli.schedules import NoiseSchedule\n"
@@ -150,9 +150,7 @@ def test_colliding_plugins_resolve_the_same_way_everywhere(install: Install) -> 
 
 
 def test_a_class_is_imported_on_first_use_only(install: Install) -> None:
-    source = (
-        HEADER + "@hookimpl\ndef register_noise_schedules(register):\n    register('fake-lazy', 'fake_lazy_class:S')\n"
-    )
+    hook = "@hookimpl\ndef register_noise_schedules(register):\n    register('fake-lazy', 'fake_lazy_class:S')\n"
     install("bd3cli-fake", "fake_lazy", HEADER + hook)
     install("bd3cli-unrelated", "fake_lazy_class", GOOD.format(name="fake-other").replace("@hookimpl\n", ""))
     load_plugins()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_plotted_numbers(cli: Cli) -> None:
     (curve,) = rates["curves"]
     # p = t^2 for uniform t has density 1 / (2 sqrt(p)); each bar is its mean over the bar
     edges = [i / len(curve["x"]) for i in range(len(curve["x"]) + 1)]
-    expected = [(b**0.5 - a**0.5) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    expected = [(b**0.5 - a**0.5) / (b - a) for a, b in pairwise(edges)]
     assert curve["y"] == pytest.approx(expected, rel=0.02)
 
 
