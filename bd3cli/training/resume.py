@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bd3cli.errors import InputError
+from bd3cli.plugins import require_used
 from bd3cli.resolve import Resolved, layered
 from bd3cli.runs import read_recipe
 from bd3cli.training.record import RunDirectory
@@ -39,6 +40,7 @@ def resume_recipe(
     if recipe is not None:
         raise InputError(f"--resume uses the recipe recorded in {out}; leave out {recipe!r}.")
     record = RunDirectory(out).read_record()
+    require_used(record.get("uses", {}), str(out))
     recorded = read_recipe(out)
     resolved = layered(recorded, dict(record.get("sources", {})), options, overrides)
     before = Resolved(recorded, {}).values()
