@@ -29,9 +29,14 @@ def parameter(default: Any, help: str, *, low: float | None = None, high: float 
     """A dataclass field with an explanation and, for a number, inclusive bounds.
 
     >>> from dataclasses import dataclass
+    >>> from bd3cli.parameters import parameter
+    >>> from bd3cli.schedules import NoiseSchedule
     >>> @dataclass(frozen=True)
     ... class Power(NoiseSchedule):
     ...     exponent: float = parameter(2.0, "p = t^exponent", low=0.1, high=10)
+    >>> Power(20.0)
+    Traceback (most recent call last):
+    ValueError: exponent must lie between 0.1 and 10, not be 20.0.
     """
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
 

@@ -1,0 +1,70 @@
+"""The plugin tutorial: every hook is documented, its code runs as it stands, and its schedule is short."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bd3cli import hookspecs
+from bd3cli.checks import masking, schedule, weight
+from bd3cli.plugins import load_plugins
+from bd3cli.registry import Entry
+from bd3cli.schedules.base import NoiseSchedule
+from bd3cli.testing import assert_laws, check_schedule
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TUTORIAL = (DOCS / "plugins.md").read_text(encoding="utf-8")
+REFERENCE = (DOCS / "schedules.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
+
+
+@pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("register_")])
+def test_every_hook_is_documented(hook: str) -> None:
+    assert f"`{hook}(register)`" in TUTORIAL
+    assert getattr(hookspecs, hook).__doc__
+
+
+@pytest.mark.parametrize("member", [n for n in vars(NoiseSchedule) if not n.startswith("_") and n != "time_at"])
+def test_every_member_of_a_schedule_is_documented(member: str) -> None:
+    assert re.search(rf"^\| `{member}[(`]", TUTORIAL, re.MULTILINE), member
+
+
+def test_every_law_is_documented() -> None:
+    for law, _ in (*schedule.LAWS, *weight.LAWS, *masking.LAWS):
+        assert law in REFERENCE or law in TUTORIAL or law in ("positive", "shapes", "given", "pure", "rows"), law
+
+
+def test_every_schedule_weight_and_masking_is_documented() -> None:
+    plugins = load_plugins()
+    for registry in (plugins.schedules, plugins.weights, plugins.maskings):
+        for entry in registry.entries():
+            assert f"`{entry.name}" in REFERENCE, entry.name
+
+
+def test_the_tutorials_schedule_has_at_most_ten_lines() -> None:
+    (source,) = [block for block in BLOCKS if "class " in block]
+    (definition,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    first = min(decorator.lineno for decorator in definition.decorator_list)
+    assert definition.end_lineno is not None
+    assert definition.end_lineno - first + 1 <= 10
+
+
+def test_the_tutorials_code_runs_and_its_schedule_obeys_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(compile(block, "docs/plugins.md", "exec"), namespace)
+    monkeypatch.setattr("pickle.dumps", lambda obj: obj)  # the class lives in no module that could be imported
+    monkeypatch.setattr("pickle.loads", lambda obj: obj)
+    for bend in (0.0, 0.5, 0.95):
+        assert_laws(check_schedule(namespace["Ramp"](bend)))
+    registered: dict[str, str] = {}
+    namespace["register_noise_schedules"](register=registered.__setitem__)
+    assert registered == {"ramp": "bd3cli_ramp.schedule:Ramp"}
+    load_plugins.cache_clear()
+    load_plugins().schedules.add(Entry("ramp", namespace["Ramp"], "bd3cli-ramp", "0.1"))
+    namespace["test_laws"]()
+    load_plugins.cache_clear()
