@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise, lowest
+from bd3cli.schedules.clip import time_interval
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Bernoulli(Masking):
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         schedule = context.schedule
-        low, high = context.clip or (schedule.t_min, 1.0)
+        low, high = time_interval(schedule, context.clip)
         # (0, 1]: t = 0 is never drawn, where a weight may be infinite
         t = low + (high - low) * (1 - noise.time)
         p = schedule.mask_prob(t)

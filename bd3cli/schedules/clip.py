@@ -1,4 +1,4 @@
-"""Which combinations of schedule, clip and loss weight cannot be trained, and why."""
+"""The times a schedule is trained at, and which combinations of schedule, clip and weight cannot be."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def require_interval(clip: tuple[float, float]) -> None:
         raise InputError(f"objective.clip {beta:g},{omega:g} is not an interval. It needs 0 <= beta < omega <= 1.")
 
 
+def time_interval(schedule: NoiseSchedule, clip: tuple[float, float] | None) -> tuple[float, float]:
+    """The interval (low, high] that t is drawn from: the clip if there is one, and not below the schedule's `t_min`.
+
+    A clip that lies below `t_min` altogether is taken as it is.
+    """
+    low, high = clip or (0.0, 1.0)
+    return (max(low, schedule.t_min) if schedule.t_min < high else low), high
+
+
 def require_trainable(
     schedule: NoiseSchedule, weight: LossWeight, clip: tuple[float, float] | None = None, fraction: float = 0.0
 ) -> None:
@@ -42,7 +51,7 @@ def require_trainable(
     if clip is not None:
         require_interval(clip)
     now = schedule.at_progress(fraction)
-    low, high = clip or (now.t_min, 1.0)
+    low, high = time_interval(now, clip)
     # Bernoulli masking draws t in (low, high]: the lower end itself, where a weight may be infinite, never occurs.
     t = low + (high - low) * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
     p = now.mask_prob(t)

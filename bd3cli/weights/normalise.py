@@ -22,7 +22,7 @@ def weight_normaliser(
     """Mean of w_hat over the masked tokens of training, each counted with its NELBO weight.
 
     Divide the loss weight by it. For masks drawn by time this is the integral of w_hat w p dt over that of
-    w p dt, t in the clip interval, else in [t_min, 1]; the mean is deterministic and depends on nothing else.
+    w p dt, t in the interval that training draws from; the mean is deterministic.
 
     Args:
         block_size: for maskings that draw a count k uniform in 1..block_size and no time: the mean over k of
@@ -41,9 +41,10 @@ def weight_normaliser(
 
 
 def _over_times(weight: LossWeight, schedule: NoiseSchedule, clip: tuple[float, float] | None) -> float:
+    from bd3cli.schedules.clip import time_interval
     from bd3cli.schedules.quadrature import refine
 
-    t, dt = refine(schedule, *(clip or (schedule.t_min, 1.0))).nodes()
+    t, dt = refine(schedule, *time_interval(schedule, clip)).nodes()
     p, w = schedule.mask_prob(t), schedule.weight(t)
     scaled = weight.scaled(w, 1 - p, -schedule.rate(t))
     inside = p > 0  # nothing is masked, and w may be infinite, where p = 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.schedules import NoiseSchedule, get_schedule
-from bd3cli.schedules.clip import require_interval, require_trainable, require_trainable_counts
+from bd3cli.schedules.clip import require_interval, require_trainable, require_trainable_counts, time_interval
 from bd3cli.weights import LossWeight, get_weight
 
 
@@ -47,6 +47,15 @@ def test_no_interval(clip: tuple[float, float]) -> None:
         require_interval(clip)
     with pytest.raises(InputError, match="0 <= beta < omega <= 1"):
         require_trainable(get_schedule("loglinear"), get_weight("none"), clip)
+
+
+def test_a_clip_from_zero_keeps_away_from_infinite_variance() -> None:
+    loglinear, square = get_schedule("loglinear"), get_schedule("square")
+    assert time_interval(loglinear, None) == (1e-3, 1.0)
+    assert time_interval(loglinear, (0.0, 0.5)) == (1e-3, 0.5)
+    assert time_interval(loglinear, (0.3, 0.8)) == (0.3, 0.8)
+    assert time_interval(loglinear, (0.0, 1e-4)) == (0.0, 1e-4)
+    assert time_interval(square, (0.0, 0.5)) == (0.0, 0.5)
 
 
 def test_nothing_masked() -> None:
