@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -32,6 +33,26 @@ def tests(session: nox.Session) -> None:
     """The fast tests."""
     install(session, "test")
     session.run("pytest", *session.posargs)
+
+
+@nox.session(tags=["default"])
+def plugins(session: nox.Session) -> None:
+    """Plugins as users install them: the built wheel, shipped, scaffolded and broken ones; their own tests."""
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)  # a reused environment keeps the last run's
+    folder.mkdir()
+    session.install("build", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder / "wheel"), ".", silent=True)
+    (wheel,) = (folder / "wheel").glob("bd3cli-*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(str(wheel), *PLUGINS)
+    work = folder / "work"
+    work.mkdir()
+    scaffolded = str(work / "bd3cli-scaffolded")
+    session.run("bd3cli", "plugins", "new", "scaffolded", "--out", scaffolded, silent=True)
+    broken = sorted(str(path.parent) for path in Path("tests/broken_plugins").glob("*/pyproject.toml"))
+    session.install("--no-deps", scaffolded, *broken)
+    session.run("python", "tests/plugin_session.py", str(work))
 
 
 @nox.session(tags=["default"])
