@@ -35,7 +35,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
-@nox.session(tags=["default"])
+@nox.session(tags=["default"], reuse_venv=False)  # broken plugins stay behind in it
 def plugins(session: nox.Session) -> None:
     """Plugins as users install them: the built wheel, shipped, scaffolded and broken ones; their own tests."""
     folder = Path(session.create_tmp()).resolve()
@@ -44,7 +44,6 @@ def plugins(session: nox.Session) -> None:
     session.install("build", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("python", "-m", "build", "--wheel", "--outdir", str(folder / "wheel"), ".", silent=True)
     (wheel,) = (folder / "wheel").glob("bd3cli-*.whl")
-    session.install("--force-reinstall", "--no-deps", str(wheel))
     session.install(str(wheel), *PLUGINS)
     work = folder / "work"
     work.mkdir()

@@ -64,8 +64,6 @@ def main(argv: list[str] | None = None) -> None:
 
     Errors meant for the user become one line on stderr; anything else is a defect and says so.
     """
-    # OpenMP threads that spin while they wait slow a busy machine down tenfold. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = hoist_global_flags(sys.argv[1:] if argv is None else argv)
     try:
         app(args=arguments, prog_name="bd3cli")

@@ -12,7 +12,8 @@ from bd3cli.errors import InputError
 from bd3cli.maskings import MaskContext, Masking, MaskNoise, get_masking
 from bd3cli.maskings.bernoulli import require_attainable
 from bd3cli.schedules import NoiseSchedule, get_schedule
-from bd3cli.weights import LossWeight, get_weight
+from bd3cli.schedules.clip import require_trainable, require_trainable_counts
+from bd3cli.weights import LossWeight, get_weight, weight_normaliser
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ class Objective:
         schedule, weight = get_schedule(config.schedule), get_weight(config.weight)
         masking = get_masking(config.masking)
         refuse_ignored(config, masking)
-        refuse_impossible(config, schedule, block_size)
+        refuse_impossible(config, masking, schedule, weight, block_size)
         scale = 1.0
         if config.normalise_weight:
-            from bd3cli.weights import weight_normaliser
-
-            scale = 1 / weight_normaliser(weight, schedule, config.clip)
+            counted = None if masking.uses_schedule else block_size
+            scale = 1 / weight_normaliser(weight, schedule, config.clip, counted)
         return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts)
 
     def batch(self, tokens: Tensor, valid: Tensor, noise: MaskNoise, progress: float) -> Batch:
@@ -91,17 +91,23 @@ def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
             )
 
 
-def refuse_impossible(config: ObjectiveConfig, schedule: NoiseSchedule, block_size: int) -> None:
+def refuse_impossible(
+    config: ObjectiveConfig, masking: Masking, schedule: NoiseSchedule, weight: LossWeight, block_size: int
+) -> None:
     """Combinations that cannot be trained.
 
     Raises:
         InputError: with the reason.
     """
+    if not masking.uses_schedule:
+        require_trainable_counts(weight, block_size)
+        return
     only = schedule.only_block_size
     if only is not None and block_size != only:
         raise InputError(
             f"Schedule {config.schedule!r} is defined for block size {only} only, where it is exactly the "
             f"autoregressive loss; this recipe has {block_size}. Choose another schedule or --block-size {only}."
         )
+    require_trainable(schedule, weight, config.clip)
     if config.clip is not None and config.resample:
         require_attainable(block_size, config.clip)
