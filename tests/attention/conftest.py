@@ -36,7 +36,10 @@ def inputs():
 
 @pytest.fixture
 def relative_error():
-    """`relative_error(got, wanted)`: the largest difference over the largest magnitude (at least 0.1, as gradients may be 0)."""
+    """`relative_error(got, wanted)`: the largest difference over the largest magnitude.
+
+    (Or over 0.1 where that is more: some gradients are exactly zero.)
+    """
 
     def error(got, wanted):
         got, wanted = got.double().cpu(), wanted.double().cpu()

@@ -25,9 +25,21 @@ from torch import Tensor
 
 from bd3cli.attention.plan import BlockPlan
 
-# In tokens, measured with heads of 64 on one core at L = 128 and 1024: wider tiles and steps waste work on
-# masked pairs, narrower ones make matrix products too small to be efficient.
-OWN_TILE, STEP, STEPS_IN_SEGMENT = 16, 32, 4
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes to aim at, in tokens: of a tile, of a step, and steps in a segment.
+
+    Wider tiles and steps waste work on hidden pairs, narrower ones make matrix products too small to be efficient.
+    """
+
+    tile: int
+    step: int
+    steps_in_segment: int
+
+
+# Measured with heads of 64 on one core at L = 128 and 1024.
+FULL_PRECISION, HALF_PRECISION = Sizes(16, 32, 4), Sizes(32, 64, 2)
 # Keys of one part: rows of scores stay short enough that some hundreds of them fit the cache.
 MAX_KEYS = 512
 # Stands for minus infinity in a bias. A row that sees nothing in a part then gets a log-sum-exp of about
@@ -91,6 +103,11 @@ class Layout:
     segment: int
 
     @property
+    def phases(self) -> tuple[bool, bool]:
+        """The order of parts by their keys (clean: true)."""
+        return (False, True) if self.wide_blocks else (True, False)
+
+    @property
     def wide_blocks(self) -> bool:
         """Whether a step is one block, so that nothing needs a mask."""
         return self.step == self.plan.block_size
@@ -107,21 +124,29 @@ class Layout:
         tile = row // (self.plan.copies * self.tile)
         return copy_and_token // self.tile * self.plan.length + tile * self.tile + row % self.tile
 
+    @lru_cache(maxsize=128)  # noqa: B019 - layouts are values: the cache keeps small masks, not anyone's state
     def bias(self, part: Part, dtype: torch.dtype) -> Tensor | None:
-        """[queries.width, keys.width] added to the scores of every run of a part; None when nothing is hidden."""
+        """Added to the scores of the last keys of every run, [queries.width, last]; None when nothing is hidden.
+
+        All queries of the run see the keys before these.
+        """
         if not part.masked:
             return None
         query = self.position(torch.arange(part.queries.start, part.queries.start + part.queries.width))
         key = torch.arange(part.keys.start, part.keys.start + part.keys.width) + part.clean * self.plan.length
         hidden = ~self.plan.visible(query[:, None], key[None, :])
+        hidden = hidden[:, hidden.any(0).int().argmax() :]
         return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, HIDDEN)
 
     def parts(self, group: int) -> list[Part]:
-        """Every part, for tensors [G, rows, ...] of `group` = G heads.
+        """Every part, for tensors [G, rows, ...] of `group` = G heads; those over one copy's keys follow each other.
 
         Runs of several heads are one batch only if they tile the whole sequence; others are parts of their own.
         """
-        whole = [*self._nearby(), *self._halving()]
+        if self.wide_blocks:
+            whole = [*self._blocks(), *self._halving()]
+        else:
+            whole = [*self._stair(), *self._halving(), self._own()]
         narrow = (piece for part in whole for piece in _narrow(part))
         return [piece for part in narrow for piece in self._batches(part, group)]
 
@@ -133,16 +158,21 @@ class Layout:
             for i in range(keys.count):
                 yield replace(part, queries=part.queries.one(i), keys=keys.one(i))
 
-    def _nearby(self) -> Iterator[Part]:
-        """Own and stair parts."""
-        copies, tile, step, length = self.plan.copies, self.tile, self.step, self.plan.length
-        own_queries = Runs(0, length // tile, copies * tile, tile)
-        own_keys = Runs(0, length // tile, tile, tile)
-        if self.wide_blocks:
-            yield Part(own_queries, False, own_keys, True, True)
-            if self.plan.clean_queries:
-                yield Part(own_queries.within(tile, tile), True, own_keys, True, True)
-            return
+    def _blocks(self) -> Iterator[Part]:
+        """Own and stair when every step is a block."""
+        copies, size, length = self.plan.copies, self.step, self.plan.length
+        queries, keys = Runs(0, length // size, copies * size, size), Runs(0, length // size, size, size)
+        yield Part(queries, False, keys, True, True)
+        if self.plan.clean_queries:
+            yield Part(queries.within(size, size), True, keys, True, True)
+
+    def _own(self) -> Part:
+        copies, tile, length = self.plan.copies, self.tile, self.plan.length
+        queries, keys = Runs(0, length // tile, copies * tile, tile), Runs(0, length // tile, tile, tile)
+        return Part(queries, False, keys, False, True, masked=tile > self.plan.block_size)
+
+    def _stair(self) -> Iterator[Part]:
+        copies, step, length = self.plan.copies, self.step, self.plan.length
         full, rest = divmod(length, self.segment)
         for first, count, segment in ((0, full, self.segment), (full * self.segment, 1, rest)):
             # Widest first: it holds all keys of the segment, the others add to their gradients.
@@ -150,7 +180,6 @@ class Layout:
                 queries = Runs(copies * (first + start), count, copies * self.segment, copies * step)
                 keys = Runs(first, count, self.segment, start + step)
                 yield Part(queries, True, keys, True, keys.width == segment, masked=True)
-        yield Part(own_queries, False, own_keys, False, True, masked=tile > self.plan.block_size)
 
     def _halving(self) -> Iterator[Part]:
         copies, length, run = self.plan.copies, self.plan.length, self.segment
@@ -176,24 +205,26 @@ def _narrow(part: Part) -> Iterator[Part]:
 
 
 @lru_cache(maxsize=64)
-def layout_for(plan: BlockPlan) -> Layout:
+def layout_for(plan: BlockPlan, sizes: Sizes = FULL_PRECISION) -> Layout:
     """The layout of a plan whose length `padded_length` has made fit."""
     size = plan.block_size
-    if size > STEP:
+    if size > sizes.step:
         return Layout(plan, size, size, size)
-    step = _nearest_divisor(plan.length, size, STEP)
+    step = _nearest_divisor(plan.length, size, sizes.step)
     assert step is not None, plan
-    tile = _nearest_divisor(step, size, OWN_TILE)
+    tile = _nearest_divisor(step, size, sizes.tile)
     assert tile is not None, plan
-    return Layout(plan, tile, step, min(step * (1 if step == size else STEPS_IN_SEGMENT), plan.length))
+    return Layout(plan, tile, step, step if step == size else min(step * sizes.steps_in_segment, plan.length))
 
 
-def padded_length(plan: BlockPlan) -> int:
-    """L, or the next length that steps of about `STEP` tokens divide if L has no such divisor."""
-    size = plan.block_size
-    if size > STEP // 2 or plan.length <= STEP or _nearest_divisor(plan.length, size, STEP, at_least=STEP // 2):
+def padded_length(plan: BlockPlan, sizes: Sizes = FULL_PRECISION) -> int:
+    """L, or the next length that steps of about `sizes.step` tokens divide if L has no such divisor."""
+    size, wanted = plan.block_size, sizes.step
+    if size > wanted // 2 or plan.length <= wanted:
         return plan.length
-    step = STEP // size * size
+    if _nearest_divisor(plan.length, size, wanted, at_least=wanted // 2):
+        return plan.length
+    step = wanted // size * size
     return -(-plan.length // step) * step
 
 

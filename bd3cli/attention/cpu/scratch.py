@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Per thread, measured on one core with 2 MB of level-two cache: tokens of all heads of a group, and scores of one
-# matrix product. bfloat16 halves the bytes, and its products pay only when larger.
+# For each thread (of the first few), measured on one core with 2 MB of level-two cache: tokens of all heads of a
+# group, and scores of one matrix product. bfloat16 halves the bytes, and its products pay only when larger.
 _GROUP_TOKENS = {torch.float64: 1024, torch.float32: 1024, torch.bfloat16: 4096}
+_MOST_THREADS = 16
 _SCORES = {torch.float64: 2**16, torch.float32: 2**17, torch.bfloat16: 2**19}
 
 
@@ -48,7 +49,7 @@ class Group:
 def group_for(q: Tensor, length: int) -> Group:
     """The groups into which to cut q [B, rows, H, D] of L = `length` tokens: all of one size, filling the cache."""
     batch, heads, dim = q.shape[0], q.shape[2], q.shape[3]
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), _MOST_THREADS)
     wanted = max(1, _GROUP_TOKENS[q.dtype] * threads // length)
     group_heads = _largest_divisor(heads, wanted)
     group_batch = _largest_divisor(batch, wanted // heads) if group_heads == heads else 1
