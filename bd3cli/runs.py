@@ -14,6 +14,7 @@ from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
 from bd3cli.data.splits import Split
 from bd3cli.device import choose_device
+from bd3cli.diffusion.sedd import log_scores
 from bd3cli.diffusion.subs import subs_log_probs
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood, likelihood
@@ -76,7 +77,7 @@ class Run:
 
     @torch.inference_mode()
     def logits(self, x_t: Tensor, x_0: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
-        """Log-probabilities [B, L, V] after the SUBS parameterization.
+        """Log-probabilities [B, L, V] after the SUBS parameterization; for ``sedd`` log-scores.
 
         Args:
             x_t: [B, L] noisy ids; for ``ar`` the clean tokens, and position i holds the log-probabilities
@@ -96,7 +97,15 @@ class Run:
             raise InputError(f"x_t is {list(x_t.shape)} and x_0 is {list(x_0.shape)}; they must have one shape.")
         if blocks and x_t.shape[1] % c.block_size:
             raise InputError(f"{x_t.shape[1]} positions are not whole blocks of {c.block_size} tokens.")
+        if c.time_conditioning != (sigma is not None):
+            need = "needs sigma, the noise level [B]" if c.time_conditioning else "takes no sigma: it does not see time"
+            raise InputError(f"This {c.family} network {need}.")
+        if sigma is not None and sigma.shape != x_t.shape[:1]:
+            raise InputError(f"sigma is {list(sigma.shape)}; it needs one value a sequence, [{x_t.shape[0]}].")
         logits = self.model.logits(self.model(x_t, x_0, sigma)).float()
+        if c.family == "sedd":
+            assert sigma is not None, "a sedd network is conditioned on time"
+            return log_scores(logits, x_t, sigma)
         if c.mask_id is None:
             return logits.log_softmax(-1)
         if c.family == "ar":

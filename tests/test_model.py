@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,34 @@ def test_golden_ar(shared_data: Path) -> None:
     io = load_file(folder / "io.safetensors")
     out = bd3cli.load(str(folder)).logits(io["tokens"][:, :-1])
     torch.testing.assert_close(out[..., :-1], io["log_probs"][..., :-1], atol=1e-4, rtol=0)
+
+
+def test_golden_sedd(shared_data: Path) -> None:
+    folder = shared_data / "golden" / "sedd"
+    io = load_file(folder / "io.safetensors")
+    out = bd3cli.load(str(folder)).logits(io["x_t"], sigma=io["sigma"])
+    torch.testing.assert_close(out, io["log_score"], atol=1e-4, rtol=0)
+
+
+def test_a_score_is_the_networks_output_relative_to_ignorance(make_model, tmp_path: Path, tokens) -> None:
+    """The token that is there scores 1; equal logits give the uniform score 1 / ((e^sigma - 1)(V - 1))."""
+    model = make_model("sedd", time_conditioning=True)
+    with torch.no_grad():
+        model.output_layer.linear.weight.zero_()
+        model.output_layer.linear.bias.zero_()
+    write_upstream(tmp_path, model)
+    run = bd3cli.load(str(tmp_path))
+    sigma = torch.tensor([1e-3, 2.0])
+    scores = run.logits(tokens, sigma=sigma).exp()
+    there = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, tokens[..., None], True)
+    assert (scores[there] == 1).all()
+    for row, s in enumerate((1e-3, 2.0)):
+        expected = 1 / ((math.exp(s) - 1) * 10)
+        torch.testing.assert_close(scores[row][~there[row]], torch.full((160,), expected), rtol=1e-4, atol=0)
+    with pytest.raises(InputError, match="needs sigma"):
+        run.logits(tokens)
+    with pytest.raises(InputError, match="one value a sequence"):
+        run.logits(tokens, sigma=sigma[:1])
 
 
 def test_inputs_that_do_not_fit_are_refused(make_model, tmp_path: Path, tokens) -> None:

@@ -68,6 +68,8 @@ def upstream_config(raw: dict[str, Any], source: str) -> TransformerConfig:
                 f"{source}: causal={causal}, adaln={modulated} is not a network of family {family!r} "
                 "(ar: causal without adaln; the others: adaln, not causal)."
             )
+        if family == "sedd" and not raw.get("time_conditioning", False):
+            raise InputError(f"{source}: time_conditioning must be true for sedd: its score depends on the noise.")
         return TransformerConfig(
             family=family,
             vocab_size=vocab,
