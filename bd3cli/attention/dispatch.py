@@ -9,18 +9,27 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from bd3cli.attention import merged
+from bd3cli.attention.merged import MergingBackend
 from bd3cli.attention.plan import BlockPlan
 from bd3cli.errors import InputError, did_you_mean
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "xformers", "aten", "flex")
 """Names of the backends; ``auto`` chooses one of them."""
+
+_PREFERRED = {"cpu": ("cpu",), "cuda": ("xformers", "aten")}
+_MERGING = ("cpu", "xformers", "aten")
 
 
 class Backend(Protocol):
-    """What a backend module offers."""
+    """What every backend's module offers; those that merge parts also `MergingBackend`, others `PlainBackend`."""
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str:
         """Why it cannot run on this device and dtype, or an empty string."""
+
+
+class PlainBackend(Protocol):
+    """Attention that PyTorch differentiates by itself."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
         """The attention; see `block_attention` for the shapes."""
@@ -48,24 +57,48 @@ def load_backend(name: str) -> Backend:
     return cast(Backend, import_module(f"bd3cli.attention.{name}"))
 
 
+def merging_backend(name: str) -> MergingBackend:
+    """The module of a backend that merges parts.
+
+    Raises:
+        InputError: a backend that does not.
+    """
+    if name not in _MERGING:
+        raise InputError(
+            f"Under torch.compile {name} attention must be asked for by name, for the compiler to see into it: "
+            f"pass backend={name!r}, or call without torch.compile."
+        )
+    return cast(MergingBackend, load_backend(name))
+
+
 def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
     """The backend for a device and dtype.
 
     Args:
-        requested: one of `BACKENDS`, or ``auto`` for the first in order of preference that can run.
+        requested: one of `BACKENDS`; or ``auto``, for ``cpu`` on a CPU and on CUDA the first of ``xformers``, ``aten``
+            and ``reference`` that can run.
         device, dtype: of the queries, keys and values.
 
     Raises:
         InputError: an unknown backend, or one asked for by name that cannot run here.
     """
+    preferred = _PREFERRED.get(device.type, ())
     if requested != "auto":
         why = load_backend(requested).unavailable(device, dtype)
         if why:
-            raise InputError(f"The {requested} attention backend cannot run: {why} Use auto.")
-        return Choice(requested, "asked for by name.")
-    if not load_backend("cpu").unavailable(device, dtype):
-        return Choice("cpu", "the tensors are on the CPU.")
-    return Choice("reference", f"no faster backend computes on {device.type} in {dtype}.")
+            usable = [
+                name for name in preferred if name != requested and not load_backend(name).unavailable(device, dtype)
+            ]
+            instead = usable[0] if usable else "reference"
+            raise InputError(f"The {requested} attention backend cannot run: {why} Use auto or {instead}.")
+        return Choice(requested, "It was asked for by name.")
+    refused = ""
+    for name in preferred:
+        why = load_backend(name).unavailable(device, dtype)
+        if not why:
+            return Choice(name, f"It is the fastest that runs on {device.type}.{refused}")
+        refused += f" {name} cannot run: {why}"
+    return Choice("reference", f"No faster backend runs on {device.type} in {dtype}.{refused}")
 
 
 def block_attention(q: Tensor, k: Tensor, v: Tensor, *, block_size: int, backend: str = "auto") -> Tensor:
@@ -94,9 +127,14 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, *, block_size: int, backend
         dtype = torch.get_autocast_dtype(device)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     plan = plan_for(q, k, v, block_size)
+    if torch.compiler.is_compiling() and backend in ("auto", *_MERGING):
+        compiled: Tensor = torch.ops.bd3cli.block_attention(q, k, v, block_size, backend)[0]
+        return compiled
     choice = choose_backend(backend, q.device, q.dtype)
     with torch.autocast(device, enabled=False):
-        return load_backend(choice.name).attend(q, k, v, plan)
+        if choice.name in _MERGING:
+            return merged.attend(q, k, v, plan, merging_backend(choice.name))
+        return cast(PlainBackend, load_backend(choice.name)).attend(q, k, v, plan)
 
 
 def plan_for(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> BlockPlan:

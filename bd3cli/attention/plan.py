@@ -21,6 +21,10 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 
+HIDDEN = -1e30
+"""Added to the scores of hidden pairs by backends that merge parts: a part that shows a row nothing has a log-sum-exp
+of about this, hence a weight of exactly zero, where minus infinity would give (-inf) - (-inf) = NaN."""
+
 
 @dataclass(frozen=True)
 class BlockPlan:

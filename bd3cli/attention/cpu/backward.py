@@ -72,7 +72,7 @@ class Backward:
         self._q_tiles, self._grad_tiles, self._dq_tiles = (x.view(tiles) for x in (self._q, self._grad, self._dq))
         self._k_heads, self._v_heads = self._k.view(keys), self._v.view(keys)
         self._dk_heads, self._dv_heads = self._dk.view(keys), self._dv.view(keys)
-        self._lse_heads = self._lse.view(group.batch, group.heads, plan.queries, 1)
+        self._lse_tiles = self._lse.view(*tiles[:-1], 1)
 
     def __call__(
         self,
@@ -89,7 +89,7 @@ class Backward:
         """Gradients of one group; shapes as in `Forward`."""
         self._q_tiles.copy_(q)
         self._grad_tiles.copy_(grad)
-        self._lse_heads.copy_(lse)
+        self._lse_tiles.copy_(lse)
         torch.mul(out, self._grad_tiles, out=self._dq_tiles)
         torch.sum(self._dq, -1, keepdim=True, out=self._delta)
         if self._lse.dtype != lse.dtype:
@@ -108,7 +108,7 @@ class Backward:
 
     def _give_back_rounding(self, lse: Tensor) -> None:
         """What rounding lse to bfloat16 did to P is a factor of the row: give it to grad and delta instead."""
-        lost = self._lse_heads.sub(lse).exp2_().view(self._lse.shape)
+        lost = self._lse_tiles.sub(lse).exp2_().view(self._lse.shape)
         self._grad.mul_(lost)
         self._delta.mul_(lost)
 
@@ -123,8 +123,8 @@ class Backward:
         _add_product(chunk.dq, chunk.ds, chunk.k)
 
     def _part(self, layout: Layout, group: Group, part: Part) -> list[_Chunk]:
-        rows = [part.queries.of(x) for x in (self._q, self._grad, self._lse, self._delta, self._dq)]
-        keys = [part.keys.of(x) for x in (self._k, self._v, self._dk, self._dv)]
+        rows = [part.queries.batch(x) for x in (self._q, self._grad, self._lse, self._delta, self._dq)]
+        keys = [part.keys.batch(x) for x in (self._k, self._v, self._dk, self._dv)]
         bias = layout.bias(part, group.dtype)
         pieces = []
         for i, r in chunks(rows[0].shape[0], rows[0].shape[1], keys[0].shape[1], group.scores):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bd3cli.attention.cpu.layout import Layout, Part
 from bd3cli.attention.cpu.scratch import Group, chunks
+from bd3cli.attention.merged import lse_dtype
 
 LOG2_E = math.log2(math.e)
 _fused_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -64,9 +65,9 @@ class Forward:
         self._fused = group.dtype == torch.bfloat16
         self._q, self._out = group.empty(size, plan.queries, dim), group.empty(size, plan.queries, dim)
         self._k, self._v = group.empty(size, plan.length, dim), group.empty(size, plan.length, dim)
-        self._lse = torch.empty(size, plan.queries, 1, dtype=group.lse_dtype)
+        self._lse = torch.empty(size, plan.queries, 1, dtype=lse_dtype(group.dtype))
         self._partial = group.empty(size * plan.queries * dim)
-        self._partial_lse = torch.empty(size * plan.queries, dtype=group.lse_dtype)
+        self._partial_lse = torch.empty(size * plan.queries, dtype=lse_dtype(group.dtype))
         self._scores = group.empty(0 if self._fused else group.scores)
         parts = layout.parts(size)
         self._batches = {
@@ -78,10 +79,10 @@ class Forward:
         keys = (group.batch, group.heads, plan.length, dim)
         self._q_tiles, self._out_tiles = self._q.view(tiles), self._out.view(tiles)
         self._k_heads, self._v_heads = self._k.view(keys), self._v.view(keys)
-        self._lse_heads = self._lse.view(group.batch, group.heads, plan.queries, 1)
+        self._lse_tiles = self._lse.view(*tiles[:-1], 1)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
-        """Attention of one group: q, out [b, h, tiles, copies, tile, D], k, v [2, b, h, L, D], lse [b, h, rows, 1]."""
+        """Attention of one group: q, out, lse [b, h, tiles, copies, tile, D or 1], k, v [2, b, h, L, D]."""
         self._q_tiles.copy_(q)
         for clean, batches in self._batches.items():
             self._k_heads.copy_(k[int(clean)])
@@ -92,7 +93,7 @@ class Forward:
                 else:
                     self._attend(batch)
         out.copy_(self._out_tiles)
-        lse.copy_(self._lse_heads)
+        lse.copy_(self._lse_tiles)
 
     def _attend(self, batch: _Batch) -> None:
         for chunk in batch.chunks:
@@ -119,8 +120,8 @@ class Forward:
             _merge(batch.out, batch.lse, partial, lse)
 
     def _batch(self, layout: Layout, group: Group, part: Part) -> _Batch:
-        q, out, lse = (part.queries.of(x) for x in (self._q, self._out, self._lse))
-        k, v = (part.keys.of(x) for x in (self._k, self._v))
+        q, out, lse = (part.queries.batch(x) for x in (self._q, self._out, self._lse))
+        k, v = (part.keys.batch(x) for x in (self._k, self._v))
         items, rows, keys = q.shape[0], q.shape[1], k.shape[1]
         partial = self._partial[: q.numel()].view(q.shape)
         partial_lse = self._partial_lse[: lse.numel()].view(lse.shape)

@@ -23,7 +23,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from bd3cli.attention.plan import BlockPlan
+from bd3cli.attention.plan import HIDDEN, BlockPlan
+from bd3cli.attention.runs import Runs, halves
 
 
 @dataclass(frozen=True)
@@ -42,34 +43,6 @@ class Sizes:
 FULL_PRECISION, HALF_PRECISION = Sizes(16, 32, 4), Sizes(32, 64, 2)
 # Keys of one part: rows of scores stay short enough that some hundreds of them fit the cache.
 MAX_KEYS = 512
-# Stands for minus infinity in a bias. A row that sees nothing in a part then gets a log-sum-exp of about
-# HIDDEN, hence a weight of exactly zero when merged with the others, without the NaN of (-inf) - (-inf).
-HIDDEN = -1e30
-
-
-@dataclass(frozen=True)
-class Runs:
-    """`count` runs of `width` consecutive rows, `stride` rows apart."""
-
-    start: int
-    count: int
-    stride: int
-    width: int
-
-    def of(self, x: Tensor) -> Tensor:
-        """The runs of x [G, rows, ...] as a view [G * count, width, ...]; see `Layout.parts` for `G`."""
-        group, row, *rest = x.stride()
-        size = (x.shape[0], self.count, self.width, *x.shape[2:])
-        view = x.as_strided(size, (group, self.stride * row, row, *rest), x.storage_offset() + self.start * row)
-        return view.view(-1, self.width, *x.shape[2:])
-
-    def one(self, i: int) -> Runs:
-        """The i-th run alone."""
-        return Runs(self.start + i * self.stride, 1, 0, self.width)
-
-    def within(self, start: int, width: int) -> Runs:
-        """Rows [start, start + width) of every run."""
-        return Runs(self.start + start, self.count, self.stride, width)
 
 
 @dataclass(frozen=True)
@@ -160,15 +133,17 @@ class Layout:
 
     def _blocks(self) -> Iterator[Part]:
         """Own and stair when every step is a block."""
-        copies, size, length = self.plan.copies, self.step, self.plan.length
-        queries, keys = Runs(0, length // size, copies * size, size), Runs(0, length // size, size, size)
+        copies, size = self.plan.copies, self.step
+        keys = Runs(0, self.plan.length // size, size, size)
+        queries = Runs(0, keys.count, copies * size, size)
         yield Part(queries, False, keys, True, True)
         if self.plan.clean_queries:
             yield Part(queries.within(size, size), True, keys, True, True)
 
     def _own(self) -> Part:
-        copies, tile, length = self.plan.copies, self.tile, self.plan.length
-        queries, keys = Runs(0, length // tile, copies * tile, tile), Runs(0, length // tile, tile, tile)
+        tile = self.tile
+        keys = Runs(0, self.plan.length // tile, tile, tile)
+        queries = Runs(0, keys.count, self.plan.copies * tile, tile)
         return Part(queries, False, keys, False, True, masked=tile > self.plan.block_size)
 
     def _stair(self) -> Iterator[Part]:
@@ -182,16 +157,8 @@ class Layout:
                 yield Part(queries, True, keys, True, keys.width == segment, masked=True)
 
     def _halving(self) -> Iterator[Part]:
-        copies, length, run = self.plan.copies, self.plan.length, self.segment
-        while run < length:
-            pairs, rest = divmod(length, 2 * run)
-            if pairs:
-                queries = Runs(copies * run, pairs, copies * 2 * run, copies * run)
-                yield Part(queries, True, Runs(0, pairs, 2 * run, run))
-            if rest > run:
-                queries = Runs(copies * (2 * run * pairs + run), 1, 0, copies * (rest - run))
-                yield Part(queries, True, Runs(2 * run * pairs, 1, 0, run))
-            run *= 2
+        for queries, keys in halves(self.plan.length, self.segment):
+            yield Part(queries.scaled(self.plan.copies), True, keys)
 
 
 def _narrow(part: Part) -> Iterator[Part]:

@@ -30,11 +30,6 @@ class Group:
         """G, the heads in all."""
         return self.batch * self.heads
 
-    @property
-    def lse_dtype(self) -> torch.dtype:
-        """Of log-sum-exps: at least float32."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
-
     def empty(self, *shape: int) -> Tensor:
         """Uninitialised scratch."""
         return torch.empty(shape, dtype=self.dtype)
