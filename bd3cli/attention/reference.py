@@ -19,7 +19,9 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str:
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
     """Attention of q [B, queries, H, D] over k, v [B, 2L, H, D]; the result has the shape of q."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # PyTorch wants [B, H, rows, D]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(plan, q.device)).transpose(1, 2)
+    # The compiler would trace through the cache, and say so.
+    mask = dense_mask(plan, q.device) if torch.compiler.is_compiling() else _mask(plan, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 @lru_cache(maxsize=2)  # a model's layers share one mask, its last layer may have another
