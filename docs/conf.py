@@ -23,7 +23,7 @@ COMMANDS = (
     "train", "eval", "sample", "schedules list", "schedules show", "schedules check", "schedules plot",
     "weights list", "weights show", "weights check", "weights plot", "maskings list", "maskings show",
     "maskings check", "plugins list", "plugins new", "data list", "data show", "data prepare", "config list",
-    "config show", "config validate", "bench train", "bench sample", "bench eval",
+    "config show", "config validate", "bench attention", "bench train", "bench sample", "bench eval",
 )  # fmt: skip
 
 

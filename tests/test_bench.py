@@ -54,6 +54,11 @@ def test_bench_commands(cli, trained) -> None:
     sizes[sizes.index("--length") + 1] = 68
     speed = cli("bench", "sample", *sizes, "--batch-size", 2, "--repeats", 1, "--json").json
     assert set(speed["tokens_per_second"]) == {"uncached", "single", "batch"}
+    one = cli(
+        "bench", "attention", "--length", 16, "--repeats", 1, "--batch-size", 1, "--backend", "cpu", "--json"
+    ).json
+    assert one["backend"] == "cpu"
+    assert one["ratio"] > 0
     error = cli("bench", "eval", trained, "--sequences", 16, "--seeds", 4, "--json").json
     assert error["ratio"] > 1
     assert "Monte Carlo standard error" in cli("bench", "eval", trained, "--sequences", 8, "--seeds", 2).out

@@ -25,6 +25,43 @@ Backend = Annotated[str, typer.Option(help="Block attention backend.", metavar="
 
 
 @app.command()
+def attention(
+    length: Length = 1024,
+    block_size: BlockSize = 4,
+    heads: Heads = 8,
+    head_dim: Annotated[int, typer.Option(help="Width of a head.", min=2, metavar="N")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Sequences.", min=1, metavar="N")] = 4,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", metavar="T")] = "float32",
+    backend: Backend = "auto",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="D")] = "cpu",
+    repeats: Repeats = 7,
+    threads: Threads = 1,
+    json: JsonFlag = False,
+) -> None:
+    """Forward and backward of one block attention, against the dense mask."""
+    from bd3cli.attention.bench import bench_attention
+
+    result = bench_attention(
+        length, block_size, heads=heads, head_dim=head_dim, batch=batch_size, dtype=dtype, backend=backend,
+        repeats=repeats, threads=threads, device=device,
+    )  # fmt: skip
+    if json:
+        emit_json(result)
+        return
+    dense = result["reference"]
+    low, high = result["ratio_quartiles"]
+    rows = [
+        (name, f"{1000 * side['seconds']:.1f} ms", f"{side['saved_bytes'] / 2**20:.1f} MiB")
+        for name, side in (("reference", dense), (result["backend"], result))
+    ]
+    print_table(("backend", "forward + backward", "saved for backward"), rows)
+    print(f"\nratio {result['ratio']:.2f} ({low:.2f} to {high:.2f}); {result['backend']}: {result['reason']}")
+    print(
+        f"{result['hardware']}, {result['threads']} thread(s), torch {result['versions']['torch']}\n{result['method']}"
+    )
+
+
+@app.command()
 def train(
     length: Length = 128,
     block_size: BlockSize = 4,
