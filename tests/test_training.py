@@ -169,6 +169,18 @@ def test_noise_is_stratified_shuffled_and_independent_of_the_split_into_rows() -
     assert torch.equal(MaskNoise.draw(8, 16, 4, 7, "mask", 3).position, noise.position)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("family", ["ar", "bd3lm"])
+def test_a_compiled_network_trains_alike(tmp_path: Path, quick, family: str) -> None:
+    losses = []
+    for compiled in ("true", "false"):
+        settings = [*quick, "train.steps=6", f"train.compile={compiled}", f"objective.family={family}"]
+        train(resolve("tiny", overrides=[*settings, "train.log_every=1"]), tmp_path / compiled)
+        losses.append([row["loss"] for row in rows(tmp_path / compiled) if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_used_directory_is_not_reused(tmp_path: Path, quick) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(InputError, match="already exists and is not empty"):

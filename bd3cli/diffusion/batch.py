@@ -102,7 +102,7 @@ def weighted_nll(model: Transformer, batch: Batch, forward: Callable[..., Tensor
     Args:
         forward: stands in for the model's own forward pass, for example a compiled one.
     """
-    scored = _scored(model, batch, forward or model)
+    scored = _scored(model, batch, model if forward is None else forward)  # a compiled module has no truth value
     return weighted_loss(*scored, batch.target, batch.weight, model.config.mask_id)
 
 
