@@ -144,6 +144,7 @@ class Run:
         draws: int | None = None,
         sequences: int | None = None,
         seed: int | None = None,
+        seeds: int = 1,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Likelihood:
@@ -157,6 +158,7 @@ class Run:
             draws=draws or defaults.draws,
             sequences=sequences or defaults.sequences,
             seed=defaults.seed if seed is None else seed,
+            seeds=seeds,
             batch_size=batch_size or defaults.batch_size,
             progress=progress,
         )

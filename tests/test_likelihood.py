@@ -25,6 +25,7 @@ class FakeSplit:
 
     ids: np.ndarray
     short: int | None = None
+    fingerprint: str = "made up"
 
     def __len__(self) -> int:
         return len(self.ids)

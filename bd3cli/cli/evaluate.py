@@ -11,6 +11,7 @@ from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit
+    from bd3cli.evaluation import Likelihood
     from bd3cli.runs import Run
 
 
@@ -32,39 +33,54 @@ def evaluate(
         int | None, typer.Option(help="Use a fixed random subset of this many.", min=2, metavar="N")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the estimator's masks.", metavar="N")] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Repeat with N seeds: mean, and the Monte Carlo error apart.", min=1, metavar="N")
+    ] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Sequences a forward pass.", min=1, metavar="N")] = None,
     checkpoint: CheckpointOption = "best",
     attention: Annotated[str, typer.Option(help="Block attention backend.", metavar="NAME")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="D")] = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Perplexity of held-out text with its 95% interval, and bits per byte.
+    """Perplexity of held-out text with its 95% interval, and bits per byte; of several runs also the differences.
 
     The quantity is exp(NELBO / predicted tokens) under uniform mask rates: the schedule, clip and loss
-    weight a model was trained with do not enter. BOS is given and not counted.
+    weight a model was trained with do not enter. BOS is given and not counted. Runs measured on the same
+    tokens are compared sequence by sequence.
     """
     from bd3cli.cli.data import check_split
+    from bd3cli.evaluation import compare_all
     from bd3cli.runs import Run
 
-    chosen, rows = check_split(split), []
+    chosen, rows, results, facts = check_split(split), [], [], []
     for path in runs:
         run = Run.load(path, checkpoint=checkpoint, device=device, attention=attention)
         packed = run.split(chosen, data, column)
-        rows.append({"split": split, **_row(run, packed, estimator, draws, sequences, seed, batch_size)})
+        options = {"estimator": estimator, "draws": draws, "sequences": sequences, "seed": seed, "seeds": seeds}
+        result = measure(run, packed, **options, batch_size=batch_size)
+        rows.append({"split": split, **describe(run, packed), **result.summary()})
+        results.append(result)
+        facts.append(packed.description)
+    paired = compare_all([str(path) for path in runs], results, facts)
     if json:
-        emit_json(rows[0] if len(rows) == 1 else {"rows": rows})
+        emit_json(rows[0] if len(rows) == 1 else {"rows": rows, "paired": paired})
         return
     _print(rows)
+    if paired:
+        _print_paired(paired)
 
 
-def _row(run: Run, packed: PackedSplit, estimator: str | None, draws: int | None,
-         sequences: int | None, seed: int | None, batch_size: int | None) -> dict[str, Any]:  # fmt: skip
+def measure(run: Run, packed: PackedSplit, **options: Any) -> Likelihood:
+    """`Run.evaluate` with a progress bar."""
     with progress_bar(f"evaluating {run.path}") as bar:
         task = bar.add_task("eval", total=None, note="")
-        result = run.evaluate(
-            packed, estimator=estimator, draws=draws, sequences=sequences, seed=seed, batch_size=batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        return run.evaluate(
+            packed, **options, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def describe(run: Run, packed: PackedSplit) -> dict[str, Any]:
+    """Which weights were measured, on which tokens."""
     return {
         "run": str(run.path),
         "checkpoint": run.checkpoint,
@@ -74,32 +90,51 @@ def _row(run: Run, packed: PackedSplit, estimator: str | None, draws: int | None
         "length": run.config.length,
         "data": packed.description,
         "fingerprint": packed.fingerprint,
-        **result.summary(),
     }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    columns = ("run", "family", "L'", "ppl", "95% interval", "bits/byte", "nats/token", "tokens", "estimator")
-    print_table(
-        columns,
-        [
-            (
-                row["run"],
-                row["family"],
-                row["block_size"],
-                f"{row['ppl']:.4g}",
-                f"{row['ci95'][0]:.4g} to {row['ci95'][1]:.4g}",
-                "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}",
-                f"{row['nats_per_token']:.4f}",
-                row["tokens"],
-                row["estimator"] + ("" if row["exact"] else " (upper bound)"),
-            )
-            for row in rows
-        ],
-    )
+    columns = ["run", "family", "L'", "ppl", "95% interval", "bits/byte", "nats/token", "tokens", "estimator"]
+    with_error = any(row["mc_stderr_nats_per_token"] for row in rows)
+    if with_error:
+        columns.insert(7, "Monte Carlo")
+    table = []
+    for row in rows:
+        cells = [
+            row["run"],
+            row["family"],
+            row["block_size"],
+            f"{row['ppl']:.4g}",
+            f"{row['ci95'][0]:.4g} to {row['ci95'][1]:.4g}",
+            "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}",
+            f"{row['nats_per_token']:.4f}",
+            row["tokens"],
+            row["estimator"] + ("" if row["exact"] else " (upper bound)"),
+        ]
+        if with_error:
+            error = row["mc_stderr_nats_per_token"]
+            cells.insert(7, "exact" if row["exact"] else f"± {error:.5f}")
+        table.append(cells)
+    print_table(columns, table)
     first = rows[0]
     print(
         f"\n{first['split']} split of {first['data'].get('dataset', '?')}: {first['sequences']} sequences of "
         f"{first['length']} tokens; intervals over sequences; perplexity per token of "
         f"{first['data'].get('tokenizer', 'its tokenizer')}."
     )
+    if with_error:
+        print(f"Monte Carlo: standard error of nats/token for these sequences, from {first['seeds']} seeds.")
+
+
+def _print_paired(pairs: list[dict[str, Any]]) -> None:
+    def cells(row: dict[str, Any]) -> list[object]:
+        bits = "-" if row["diff_bits_per_byte"] is None else f"{row['diff_bits_per_byte']:+.4f}"
+        if not row["paired"]:
+            return [row["a"], row["b"], f"not paired: {row['reason']}", "-", "-", bits]
+        interval = f"{row['ci95'][0]:+.4f} to {row['ci95'][1]:+.4f}"
+        return [row["a"], row["b"], f"{row['diff_nats_per_token']:+.4f}", interval, f"{row['p_holm']:.2g}", bits]
+
+    print()
+    print_table(("a", "b", "a - b, nats/token", "95% interval", "p", "a - b, bits/byte"), map(cells, pairs))
+    if any(row["paired"] for row in pairs):
+        print("\nDifferences are paired by sequence; p is two-sided, adjusted for the number of pairs (Holm).")

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from bd3cli.data import PackedSplit, Tokenizer
 from bd3cli.diffusion.batch import autoregressive_batch, maskable, masked_batch, token_nll
 from bd3cli.errors import InputError
 from bd3cli.evaluation.estimators import Estimator, make_estimator
+from bd3cli.evaluation.intervals import mean_of, ratio_of_sums
 from bd3cli.model import Transformer
 
 Progress = Callable[[int, int], None]
@@ -36,6 +36,8 @@ class Likelihood:
         exact: True when no Monte Carlo is involved.
         forward_passes: network evaluations a sequence.
         sequences: indices of the sequences in the split.
+        fingerprint: of the split; two likelihoods with the same one are of the same tokens.
+        per_seed: [S, n] nats of each sequence under each Monte Carlo seed; `nelbo` is their mean.
     """
 
     nelbo: np.ndarray
@@ -45,6 +47,8 @@ class Likelihood:
     exact: bool
     forward_passes: int
     sequences: list[int]
+    fingerprint: str
+    per_seed: np.ndarray
 
     @property
     def nats_per_token(self) -> float:
@@ -53,15 +57,23 @@ class Likelihood:
     @property
     def stderr(self) -> float:
         """Standard error of `nats_per_token` over sequences (ratio estimator; includes Monte Carlo noise)."""
-        n = len(self.nelbo)
-        residual = self.nelbo - self.nats_per_token * self.tokens
-        return float(math.sqrt(n / (n - 1) * np.square(residual).sum()) / self.tokens.sum())
+        return ratio_of_sums(self.nelbo, self.tokens).stderr
 
     @property
     def ci95(self) -> tuple[float, float]:
         """95% interval of `nats_per_token`, Student's t over sequences."""
-        half = float(stats.t.ppf(0.975, len(self.nelbo) - 1)) * self.stderr
-        return self.nats_per_token - half, self.nats_per_token + half
+        return ratio_of_sums(self.nelbo, self.tokens).ci95
+
+    @property
+    def mc_stderr(self) -> float | None:
+        """Standard error of `nats_per_token` as an estimate for these very sequences: Monte Carlo alone.
+
+        0 for an exact likelihood; None with one seed, which does not show it.
+        """
+        if self.exact:
+            return 0.0
+        totals = self.per_seed.sum(1) / self.tokens.sum()
+        return mean_of(totals).stderr if len(totals) > 1 else None
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -76,6 +88,8 @@ class Likelihood:
             "ci95": [math.exp(min(low, 700.0)), math.exp(min(high, 700.0))],
             "nats_per_token": self.nats_per_token,
             "stderr_nats_per_token": self.stderr,
+            "mc_stderr_nats_per_token": self.mc_stderr,
+            "seeds": len(self.per_seed),
             "bits_per_byte": self.bits_per_byte,
             "tokens": int(self.tokens.sum()),
             "sequences": len(self.nelbo),
@@ -94,6 +108,7 @@ def likelihood(
     draws: int = 1,
     sequences: int | None = None,
     seed: int = 0,
+    seeds: int = 1,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Likelihood:
@@ -105,6 +120,7 @@ def likelihood(
         draws: forward passes a sequence of ``count`` and ``uniform``.
         sequences: evaluate a fixed random subset of this many; the same one for every model and seed.
         seed: of the masks.
+        seeds: repeat with this many seeds from `seed` on and take the mean; shows the Monte Carlo error.
 
     Raises:
         InputError: too few sequences, or an estimator that cannot serve this model.
@@ -115,31 +131,38 @@ def likelihood(
             f"The split has {len(split)} sequence(s) of {model.config.length} tokens; an interval needs at "
             "least 2. Use more text or a shorter length."
         )
-    scheme: Estimator | None = None
+    schemes: list[Estimator | None] = [None]
     if model.config.family != "ar":
-        scheme = make_estimator(estimator, model.config.block_size, len(split), draws, seed)
+        schemes = [
+            make_estimator(estimator, model.config.block_size, len(split), draws, seed + i) for i in range(seeds)
+        ]
+    scheme = schemes[0]
+    # With one token a block `count` has a single mask: the estimate is the likelihood itself.
+    exact = scheme is None or scheme.name == "exact" or (model.config.block_size == 1 and scheme.name == "count")
+    if exact:
+        schemes = schemes[:1]  # other seeds would repeat it
     nelbo, tokens, byte_count = [], [], 0
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
-        nelbo.append(_sequence_nelbo(model, scheme, part, ids, valid))
+        nelbo.append(np.stack([_sequence_nelbo(model, s, part, ids, valid) for s in schemes]))
         predicted = maskable(valid)
         tokens.append(predicted.sum(1).numpy())
         if tokenizer is not None:
             byte_count += int(tokenizer.token_bytes[ids[predicted].numpy()].sum())
         if progress is not None:
             progress(min(start + batch_size, len(chosen)), len(chosen))
-    passes = scheme.passes if scheme else 1
-    # With one token a block `count` has a single mask: the estimate is the likelihood itself.
-    exact = scheme is None or scheme.name == "exact" or (model.config.block_size == 1 and scheme.name == "count")
+    per_seed = np.concatenate(nelbo, axis=1)
     return Likelihood(
-        nelbo=np.concatenate(nelbo),
+        nelbo=per_seed.mean(0),
         tokens=np.concatenate(tokens),
         bytes=byte_count,
         estimator=scheme.name if scheme else "nll",
         exact=exact,
-        forward_passes=passes,
+        forward_passes=(scheme.passes if scheme else 1) * len(schemes),
         sequences=chosen,
+        fingerprint=split.fingerprint,
+        per_seed=per_seed,
     )
 
 
