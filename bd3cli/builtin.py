@@ -27,3 +27,4 @@ def register_loss_weights(register: Register) -> None:
 def register_maskings(register: Register) -> None:
     register("bernoulli", "bd3cli.maskings.bernoulli:Bernoulli")
     register("count", "bd3cli.maskings.count:Count")
+    register("adaptive", "bd3cli.maskings.adaptive:Adaptive")

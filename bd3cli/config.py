@@ -59,7 +59,7 @@ class ObjectiveConfig:
 
     family: Family = option("bd3lm", "ar, mdlm (block size = length) or bd3lm")
     block_size: int = option(4, "block size L' of bd3lm; divides the length")
-    masking: str = option("count", "how training masks are drawn: 'count', the paper's 'bernoulli', or a plugin's")
+    masking: str = option("count", "how training masks are drawn: 'count', 'adaptive', 'bernoulli', or a plugin's")
     schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
     weight: str = option("none", "loss weight")
     clip: tuple[float, float] | None = option(None, "restrict t to [beta, omega] in training; biased, see the docs")

@@ -35,11 +35,13 @@ def test_loss_and_gradients_equal_the_plain_ones(monkeypatch, slice_bytes: int, 
     hidden, weight, bias, target, factor = inputs(torch.float32)
     ours = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     theirs = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
-    loss = weighted_loss(*ours, target, factor, excluded)
+    loss, nll = weighted_loss(*ours, target, factor, excluded)
     expected = (plain(*theirs, target, excluded) * factor).sum()
     (loss * 0.3).backward()
     (expected * 0.3).backward()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(nll, plain(*theirs, target, excluded))
+    assert not nll.requires_grad
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(token_losses(hidden, weight, bias, target, excluded), plain(*theirs, target, excluded))
@@ -49,7 +51,7 @@ def test_under_autocast_the_products_are_bfloat16_and_gradients_keep_their_type(
     hidden, weight, bias, target, factor = inputs(torch.float32)
     tensors = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     with torch.autocast("cpu", torch.bfloat16):
-        loss = weighted_loss(*tensors, target, factor, excluded)
+        loss, _ = weighted_loss(*tensors, target, factor, excluded)
     loss.backward()
     expected = (plain(hidden, weight, bias, target, excluded) * factor).sum()
     assert loss.dtype == torch.float32

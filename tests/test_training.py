@@ -55,7 +55,14 @@ def test_training_learns_and_records(tmp_path: Path, quick, family: str) -> None
     assert record["parameters"] == sum(p.numel() for p in bd3cli.load(str(tmp_path / "run")).model.parameters())
 
 
-@pytest.mark.parametrize("changes", [(), ("model.dropout=0.1", "train.micro_batch_size=4", "train.ema=0")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("model.dropout=0.1", "train.micro_batch_size=4", "train.ema=0"),
+        ("objective.masking=adaptive:refresh=3,memory=5", "train.micro_batch_size=8", "train.ema=0"),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path, quick, changes) -> None:
     overrides = [*quick, *changes, "train.checkpoint_every=7", "train.validate_every=5", "train.warmup=1"]
     full = resolve("tiny", overrides=[*overrides, "train.steps=20"])

@@ -95,7 +95,7 @@ def our_step(model: Transformer, batch: Batch, precision: str) -> Step:
     """One update as `bd3cli train` does it."""
     average = make_average(model, 0.9999)
     optimizer = make_optimizer(model.parameters(), TrainConfig())
-    return _step(model, optimizer, precision, batch, lambda: weighted_nll(model, batch), average.update_parameters)
+    return _step(model, optimizer, precision, batch, lambda: weighted_nll(model, batch)[0], average.update_parameters)
 
 
 def reference_step(model: Transformer, batch: Batch, precision: str) -> Step:

@@ -8,6 +8,8 @@ coefficient, for every M. The left side is integrated over the masking's noise o
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from bd3cli.checks.law import Law, Outcome, run_laws
 from bd3cli.checks.tensors import pickles
-from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise
+from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise, Observation
 from bd3cli.rng import uniform
 from bd3cli.schedules.builtin import Square
 
@@ -32,7 +34,8 @@ def check_masking(masking: Masking) -> list[Law]:
     """Check every law of a masking.
 
     Returns:
-        One `Law` each: ``shapes``, ``given``, ``finite``, ``pure``, ``rows``, ``rate``, ``unbiased``, ``pickle``.
+        One `Law` each: ``shapes``, ``given``, ``finite``, ``pure``, ``rows``, ``rate``, ``unbiased``, ``pickle``,
+        ``learns``.
     """
     return run_laws(masking, LAWS)
 
@@ -208,6 +211,43 @@ def unbiased(masking: Masking) -> Outcome:
     return True, text
 
 
+def learns(masking: Masking) -> Outcome:
+    """What a learner makes of unequal losses is a lawful masking again, and its state holds all it knows."""
+    learner = masking.learner(BLOCK)
+    if learner is None:
+        return True, "does not learn"
+    if learner.refresh < 2:
+        return False, f"refresh is {learner.refresh}; data are prepared a step ahead, so it must be at least 2."
+    for step in range(3 * learner.refresh):
+        learner.observe(_losses(step))
+    learned = learner.masking()
+    failed = [law for law in run_laws(learned, LAWS[:-1]) if not law.ok]
+    if failed:
+        return False, "after learning, " + "; ".join(f"{law.law}: {law.detail}" for law in failed)
+    copy = masking.learner(BLOCK)
+    assert copy is not None
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    file.seek(0)
+    copy.load_state_dict(torch.load(file, weights_only=True))
+    json.dumps(learner.summary())
+    for each in (learner, copy):
+        each.observe(_losses(-1))
+    noise, around = some()
+    if not _same(copy.masking().draw(noise, around), learner.masking().draw(noise, around)):
+        return False, "a learner restored from state_dict() goes on differently. Put all that was learned into it."
+    return True, f"lawful after {3 * learner.refresh} steps: {learner.summary()}"
+
+
+def _losses(step: int) -> Observation:
+    """Made-up losses of a step, larger for a single masked token."""
+    u = uniform((3, 8, 5), step + 1, "losses of the masking check")
+    maskable = 1 + (u[0] * BLOCK).long()
+    masked = 1 + (u[1] * maskable).long()
+    nll = masked * (1 + u[2]) * torch.where(masked == 1, 3.0, 1.0)
+    return Observation(masked, maskable, torch.ones_like(nll), nll)
+
+
 def _compare(replicates: Tensor, expected: float) -> tuple[Tensor, Tensor]:
     """Distance of the mean over replicates from `expected`, and the mean's standard error."""
     error = replicates.std() / math.sqrt(len(replicates))
@@ -243,4 +283,5 @@ LAWS = (
     ("rate", rate),
     ("unbiased", unbiased),
     ("pickle", pickles),
+    ("learns", learns),
 )

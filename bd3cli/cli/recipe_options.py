@@ -22,7 +22,7 @@ Data = Annotated[
 Tokenizer = Annotated[str | None, typer.Option(help="bytes, a tiktoken encoding, or a .tiktoken file.", metavar="T")]
 Schedule = Annotated[str | None, typer.Option(help='Noise schedule, e.g. "cosine:eps=0.001".', metavar="S")]
 Weight = Annotated[str | None, typer.Option(help='Loss weight, e.g. "sigmoid:k=0".', metavar="W")]
-Masking = Annotated[str | None, typer.Option(help="How masks are drawn: bernoulli, count.", metavar="M")]
+Masking = Annotated[str | None, typer.Option(help="How masks are drawn: bernoulli, count, adaptive.", metavar="M")]
 Clip = Annotated[str | None, typer.Option(help="Restrict t to [A, B] in training.", metavar="A,B")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", metavar="N")]
 BatchSize = Annotated[int | None, typer.Option(help="Sequences a step.", metavar="N")]

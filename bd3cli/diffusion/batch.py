@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.diffusion.cross_entropy import token_losses, weighted_loss
-from bd3cli.maskings import MaskDraw
+from bd3cli.maskings import Drawn, MaskDraw
 from bd3cli.model import Transformer
 
 
@@ -24,6 +24,7 @@ class Batch:
         target: [M] token ids to predict there.
         weight: [M] factor of each token's loss; float64 here, float32 once moved to a device.
         row: [M] sequence each scored token belongs to.
+        drawn: how the blocks were masked, for maskings that learn; None where nothing is, or where nobody asks.
     """
 
     x_t: Tensor
@@ -32,6 +33,7 @@ class Batch:
     target: Tensor
     weight: Tensor
     row: Tensor
+    drawn: Drawn | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`, for the network."""
@@ -81,6 +83,13 @@ def masked_batch(tokens: Tensor, valid: Tensor, draw: MaskDraw, mask_id: int, bl
     )
 
 
+def block_sums(value: Tensor, batch: Batch, block_size: int) -> Tensor:
+    """Sum over each block's scored tokens of `value` [M], as [B, N] float64 on its device."""
+    rows, length = batch.x_t.shape
+    sums = value.new_zeros(rows * length // block_size, dtype=torch.float64)
+    return sums.index_add_(0, batch.index.to(value.device) // block_size, value.double()).view(rows, -1)
+
+
 def maskable(valid: Tensor) -> Tensor:
     """Positions [B, L] whose token is predicted: the valid ones but the first (BOS is given)."""
     out = valid.clone()
@@ -96,11 +105,16 @@ def token_nll(model: Transformer, batch: Batch) -> Tensor:
     return token_losses(*_scored(model, batch, model), batch.target, model.config.mask_id)
 
 
-def weighted_nll(model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None) -> Tensor:
-    """Sum of weight * -log p over the scored tokens: a float32 scalar in nats, with gradient.
+def weighted_nll(
+    model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of weight * -log p over the scored tokens: a float32 scalar in nats, with gradient; and -log p of each.
 
     Args:
         forward: stands in for the model's own forward pass, for example a compiled one.
+
+    Returns:
+        The sum, and [M] float32 -log p without gradient.
     """
     scored = _scored(model, batch, model if forward is None else forward)  # a compiled module has no truth value
     return weighted_loss(*scored, batch.target, batch.weight, model.config.mask_id)

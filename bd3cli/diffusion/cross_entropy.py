@@ -39,17 +39,20 @@ def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, e
 
 def weighted_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, factor: Tensor, excluded: int | None
-) -> Tensor:
-    """Sum of factor * -log p over the scored tokens, a float32 scalar with gradient.
+) -> tuple[Tensor, Tensor]:
+    """Sum of factor * -log p over the scored tokens, a float32 scalar with gradient; and -log p of each.
 
     Args:
         factor: [M] constants; the others as in `token_losses`.
+
+    Returns:
+        The sum, and [M] float32 -log p without gradient, known anyway.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         # autocast does not look inside a custom function
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-    out: Tensor = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, target, factor, excluded
     )
     return out
@@ -68,9 +71,10 @@ class _WeightedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, factor: Tensor, excluded: int | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         rows = slice_rows(len(weight))
         total = hidden.new_zeros((), dtype=torch.float32)
+        nll = hidden.new_empty(len(target), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight)
         grad_bias = torch.zeros_like(bias, dtype=torch.float32)
@@ -78,7 +82,9 @@ class _WeightedLoss(torch.autograd.Function):
             part = slice(start, start + rows)
             h, t, w = hidden[part], target[part].unsqueeze(1), factor[part].unsqueeze(1)
             log_probs = _log_probs(h, weight, bias, excluded)
-            total -= (log_probs.gather(1, t) * w).sum()
+            chosen = log_probs.gather(1, t)
+            total -= (chosen * w).sum()
+            nll[part] = -chosen.squeeze(1)
             slope = log_probs.exp_().mul_(w)  # d loss / d logits = factor * (p - onehot)
             slope.scatter_add_(1, t, -w)
             grad_bias += slope.sum(0)
@@ -86,9 +92,10 @@ class _WeightedLoss(torch.autograd.Function):
             torch.mm(slope, weight, out=grad_hidden[part])
             grad_weight.addmm_(slope.t(), h)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias.to(bias.dtype))
-        return total
+        ctx.mark_non_differentiable(nll)
+        return total, nll
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         return grad_hidden * grad, grad_weight * grad, grad_bias * grad, None, None, None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
 from bd3cli.errors import InputError
-from bd3cli.maskings import MaskContext, Masking, MaskNoise, get_masking
+from bd3cli.maskings import Drawn, MaskContext, Masking, MaskNoise, get_masking
 from bd3cli.maskings.bernoulli import require_attainable
 from bd3cli.schedules import NoiseSchedule, get_schedule
 from bd3cli.schedules.clip import require_trainable, require_trainable_counts
@@ -69,8 +70,13 @@ class Objective:
         )
         draw = self.masking.draw(noise, context)
         weight = self.weight.scaled(draw.weight, 1 - draw.mask_prob, -draw.rate) * self.scale
-        weighted = type(draw)(draw.mask, weight, draw.mask_prob, draw.rate)
-        return masked_batch(tokens, valid, weighted, self.mask_id, self.block_size)
+        batch = masked_batch(tokens, valid, replace(draw, weight=weight), self.mask_id, self.block_size)
+        drawn = Drawn(
+            masked=context.blocks(draw.mask).sum(-1),
+            maskable=context.blocks(context.maskable).sum(-1),
+            factor=torch.where(draw.weight > 0, weight / draw.weight, 0.0),
+        )
+        return replace(batch, drawn=drawn)
 
 
 def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:

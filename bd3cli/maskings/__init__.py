@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise
+from bd3cli.maskings.learning import Drawn, Learner, Observation
 from bd3cli.plugins import load_plugins
 
-__all__ = ["MaskContext", "MaskDraw", "MaskNoise", "Masking", "get_masking"]
+__all__ = ["Drawn", "Learner", "MaskContext", "MaskDraw", "MaskNoise", "Masking", "Observation", "get_masking"]
 
 
 def get_masking(spec: str) -> Masking:

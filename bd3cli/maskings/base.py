@@ -15,6 +15,7 @@ from bd3cli.parameters import check_ranges
 from bd3cli.rng import stratified, uniform
 
 if TYPE_CHECKING:
+    from bd3cli.maskings.learning import Learner
     from bd3cli.schedules import NoiseSchedule
 
 
@@ -108,6 +109,10 @@ class Masking:
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         """Masks and weights for a batch, as a pure function of its arguments."""
         raise TypeError(f"{type(self).__name__} does not define draw(noise, context)")
+
+    def learner(self, block_size: int) -> Learner | None:
+        """A fresh learner, for a masking that adapts to the training losses; None for the others."""
+        return None
 
 
 def lowest(keys: Tensor, count: Tensor, maskable: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise, lowest
 
@@ -19,13 +20,21 @@ class Count(Masking):
     """
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
-        maskable = context.blocks(context.maskable)
-        n = maskable.sum(-1)
+        n = context.blocks(context.maskable).sum(-1)
         k = torch.minimum((noise.time * n).long() + 1, n)
-        rate = k / n.clamp_min(1).double()
-        return MaskDraw(
-            mask=lowest(context.blocks(noise.position), k, maskable).flatten(1),
-            weight=torch.where(n > 0, 1 / rate, 0.0),
-            mask_prob=rate,
-            rate=torch.ones_like(rate),
-        )
+        return subset_draw(k, n / k.clamp_min(1).double(), noise, context)
+
+
+def subset_draw(k: Tensor, weight: Tensor, noise: MaskNoise, context: MaskContext) -> MaskDraw:
+    """A uniform subset of `k` [B, N] maskable tokens of every block, with `weight` [B, N].
+
+    Time is taken to be the mask rate, p(t) = t, so that a loss weight sees alpha = 1 - k/n and slope 1.
+    """
+    maskable = context.blocks(context.maskable)
+    rate = k / maskable.sum(-1).clamp_min(1).double()
+    return MaskDraw(
+        mask=lowest(context.blocks(noise.position), k, maskable).flatten(1),
+        weight=weight.masked_fill(k == 0, 0.0),
+        mask_prob=rate,
+        rate=torch.ones_like(rate),
+    )

@@ -92,7 +92,7 @@ def train(
         run.update_record(status="failed", step=trainer.step)
         raise
     summary = result.validation.summary() if result.validation else None
-    run.update_record(status=result.status, step=result.step, validation=summary)
+    run.update_record(status=result.status, step=result.step, validation=summary, progress=progress(trainer))
     return result
 
 
@@ -114,6 +114,7 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
                     "gradient_norm": norm.item(),
                     "learning_rate": float(trainer.warmup.get_last_lr()[0]),
                     "tokens_per_second": tokens / elapsed,
+                    "masked_tokens": trainer.masked_tokens,
                 }
                 refuse_nonfinite(metrics, trainer, data.indices)
                 run.append_metrics({"step": step, **metrics})
@@ -123,7 +124,7 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
             validated = None
             if step % t.validate_every == 0 or last:
                 validated = result = validate(trainer)
-                run.append_metrics({"step": step, "validation": validated.summary()})
+                run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer)})
                 reporter.validation(step, validated)
                 clock = time.perf_counter()
             if step % t.checkpoint_every == 0 or last or stopped or validated is not None:
@@ -150,22 +151,22 @@ class StepData:
 
 
 def step_data(trainer: Trainer, step: int) -> StepData:
-    """The data of a step, a pure function of the recipe and `step`.
+    """The data of a step, a pure function of the recipe, `step`, and what was learned well before it.
 
     The noise of the whole batch is drawn at once and handed out by rows, so the split into micro-batches
     changes nothing but rounding.
     """
-    recipe, t = trainer.recipe, trainer.recipe.train
+    recipe, t, objective = trainer.recipe, trainer.recipe.train, trainer.objective_at(step)
     indices = trainer.order.indices(step)
     tokens = torch.from_numpy(trainer.train.tokens(indices))
     valid = torch.from_numpy(trainer.train.valid(indices))
-    noise = MaskNoise.draw(len(indices), tokens.shape[1], trainer.objective.block_size, recipe.seed, "mask", step)
+    noise = MaskNoise.draw(len(indices), tokens.shape[1], objective.block_size, recipe.seed, "mask", step)
     micro = t.micro_batch_size or len(indices)
     batches = []
     for start in range(0, len(indices), micro):
         rows = slice(start, start + micro)
         part = noise.rows(start, start + micro)
-        batches.append(trainer.objective.batch(tokens[rows], valid[rows], part, step / t.steps))
+        batches.append(objective.batch(tokens[rows], valid[rows], part, step / t.steps))
     return StepData(indices, int(maskable(valid).sum()), batches)
 
 
@@ -173,13 +174,18 @@ def optimizer_step(trainer: Trainer, data: StepData) -> tuple[Tensor, Tensor]:
     """One update; the loss in nats per predicted token, and the gradient norm before clipping."""
     t = trainer.recipe.train
     torch.manual_seed(derive_seed(trainer.recipe.seed, "dropout", trainer.step))
-    total = torch.zeros((), device=trainer.device)
+    total, nll = torch.zeros((), device=trainer.device), []
     trainer.model.train()
     for batch in data.batches:
         with trainer.precision.autocast(trainer.device):
-            loss = weighted_nll(trainer.model, batch.to(trainer.device), trainer.network) / data.predicted
+            loss, token_nll = weighted_nll(trainer.model, batch.to(trainer.device), trainer.network)
+            loss = loss / data.predicted
         loss.backward()
         total += loss.detach()
+        nll.append(token_nll)
+    trainer.masked_tokens += sum(len(batch.target) for batch in data.batches)
+    if trainer.learned is not None:
+        trainer.learned.observe(trainer.step, data.batches, nll)
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), t.gradient_clip or math.inf)
     trainer.optimizer.step()
     trainer.warmup.step()
@@ -188,6 +194,12 @@ def optimizer_step(trainer: Trainer, data: StepData) -> tuple[Tensor, Tensor]:
         trainer.average.update_parameters(trainer.model)
     trainer.step += 1
     return total, norm
+
+
+def progress(trainer: Trainer) -> dict[str, Any]:
+    """What a validation's record says about how far training has come."""
+    learned = {} if trainer.learned is None else {"masking": trainer.learned.summary()}
+    return {"masked_tokens": trainer.masked_tokens, **learned}
 
 
 def validate(trainer: Trainer) -> Likelihood:
@@ -209,7 +221,11 @@ def save(trainer: Trainer, store: CheckpointStore, validated: Likelihood | None)
         trainer.step,
         trainer.model.state_dict(),
         trainer.evaluated.state_dict() if trainer.average is not None else None,
-        {"optimizer": trainer.optimizer.state_dict(), "warmup": trainer.warmup.state_dict()},
+        {
+            "optimizer": trainer.optimizer.state_dict(),
+            "warmup": trainer.warmup.state_dict(),
+            "progress": trainer.progress_state(),
+        },
         {"validation": validated.summary() if validated else None},
     )
     if validated is None:

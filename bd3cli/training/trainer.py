@@ -20,13 +20,20 @@ from bd3cli.model import Transformer, TransformerConfig, load_tensors
 from bd3cli.rng import derive_seed
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import Checkpoint
+from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.optimizer import make_average, make_optimizer, make_warmup
 from bd3cli.training.reporter import Reporter
 
 
 @dataclass
 class Trainer:
-    """The moving parts of a run, held together for the loop and its checkpoints."""
+    """The moving parts of a run, held together for the loop and its checkpoints.
+
+    Attributes:
+        learned: what the masking has learned, None for one that learns nothing.
+        step: optimizer steps done.
+        masked_tokens: tokens that carried loss so far (for ``ar``, every one it predicted).
+    """
 
     recipe: Recipe
     device: torch.device
@@ -41,7 +48,9 @@ class Trainer:
     validation: PackedSplit
     network: Callable[..., Tensor]
     order: DataOrder
+    learned: LearnedMasking | None = None
     step: int = 0
+    masked_tokens: int = 0
 
     @property
     def evaluated(self) -> Transformer:
@@ -49,6 +58,20 @@ class Trainer:
         averaged = self.model if self.average is None else self.average.module
         assert isinstance(averaged, Transformer)
         return averaged
+
+    def objective_at(self, step: int) -> Objective:
+        """The objective of a step counted from 0; for the step at hand and the next."""
+        return self.objective if self.learned is None else replace(self.objective, masking=self.learned.masking(step))
+
+    def progress_state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides weights and optimizer."""
+        learned = None if self.learned is None else self.learned.state_dict()
+        return {"masked_tokens": self.masked_tokens, "masking": learned}
+
+    def load_progress_state(self, state: dict[str, Any]) -> None:
+        self.masked_tokens = int(state["masked_tokens"])
+        if self.learned is not None:
+            self.learned.load_state_dict(state["masking"])
 
 
 def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
@@ -86,6 +109,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
         validation=splits["validation"],
         network=torch.compile(model) if recipe.train.compile else model,
         order=DataOrder(len(splits["train"]), recipe.train.batch_size, recipe.seed),
+        learned=LearnedMasking.of(objective.masking, recipe.block_size),
     )
 
 
@@ -139,6 +163,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     states = checkpoint.optimizer()
     trainer.optimizer.load_state_dict(states["optimizer"])
     trainer.warmup.load_state_dict(states["warmup"])
+    trainer.load_progress_state(states["progress"])
     if trainer.average is not None:
         load_tensors(trainer.evaluated, checkpoint.weights(average=True), source)
         counter = trainer.average.n_averaged

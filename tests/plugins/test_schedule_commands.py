@@ -22,7 +22,7 @@ Cli = Callable[..., Any]
     [
         ("schedules", {"loglinear", "square", "sqrt", "log", "cosine", "full"}),
         ("weights", {"none"}),
-        ("maskings", {"bernoulli", "count"}),
+        ("maskings", {"adaptive", "bernoulli", "count"}),
     ],
 )
 def test_lists(cli: Cli, command: str, names: set[str]) -> None:
