@@ -68,20 +68,24 @@ def resolve(
     options: Mapping[str, tuple[Any, str]] | None = None,
     overrides: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    base: Resolved | None = None,
 ) -> Resolved:
     """Layer the sources and validate the result.
 
     Args:
-        recipe: name of a shipped recipe or path of a TOML file; None for ``tiny``.
+        recipe: name of a shipped recipe or path of a TOML file; None for ``tiny``, or for no recipe over a `base`.
         options: dotted key -> (value, the option's name) from dedicated command line options.
         overrides: ``section.key=value`` texts of ``--set``; they win over `options`.
         environment: variables to read, the process's by default.
+        base: values to start from in place of the defaults.
 
     Raises:
         InputError: unknown recipe or key, value of the wrong type, or values that do not work together.
     """
-    values: dict[str, Any] = {key.name: key.default for key in known_keys().values()}
-    sources = dict.fromkeys(values, "default")
+    if base is None:
+        base = Resolved(Recipe(), dict.fromkeys(known_keys(), "default"))
+        recipe = "tiny" if recipe is None else recipe
+    values, sources = base.values(), dict(base.sources)
 
     def apply(layer: Mapping[str, tuple[Any, str]]) -> None:
         if "model.size" in layer:  # a preset: it stands just below the explicit sizes of its own layer
@@ -91,12 +95,13 @@ def resolve(
         for key, (value, source) in layer.items():
             values[key], sources[key] = value, source
 
-    for layer in _recipe_layers(recipe if recipe is not None else "tiny"):
+    for layer in _recipe_layers(recipe) if recipe is not None else ():
         apply(layer)
     apply(_environment_layer(os.environ if environment is None else environment))
     apply({key: (typed(key, value), source) for key, (value, source) in (options or {}).items()})
     apply(dict(_parse_override(text) for text in overrides))
-    _imply_bernoulli(values, sources)
+    _imply_blocks(values, sources, base.sources)
+    _imply_bernoulli(values, sources, base.sources["objective.masking"])
     return Resolved(_construct(values), sources)
 
 
@@ -255,9 +260,20 @@ def _parse_override(text: str) -> tuple[str, tuple[Any, str]]:
     return key.strip(), (typed(key.strip(), value.strip()), "--set")
 
 
-def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str]) -> None:
-    """Asking for a schedule or a clip asks for the masking that reads them, unless one is named."""
-    if sources["objective.masking"] != "default":
+def _imply_blocks(values: dict[str, Any], sources: dict[str, str], before: Mapping[str, str]) -> None:
+    """Asking for a block size, of what nobody asked to be another family, asks for block diffusion."""
+    asked = sources["objective.block_size"] != before["objective.block_size"]
+    if asked and sources["objective.family"] == before["objective.family"] and values["objective.family"] != "bd3lm":
+        values["objective.family"], sources["objective.family"] = "bd3lm", "implied by objective.block_size"
+
+
+def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], unasked: str) -> None:
+    """Asking for a schedule or a clip asks for the masking that reads them, unless one is named.
+
+    `unasked` is the source of a masking that nobody named.
+    """
+    default = known_keys()["objective.masking"].default
+    if sources["objective.masking"] != unasked or values["objective.masking"] != default:
         return
     for key in ("objective.schedule", "objective.clip"):
         if values[key] != known_keys()[key].default and values["objective.family"] != "ar":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bd3cli import __version__
-from bd3cli.cli import bench, config, data, evaluate, maskings, plugins, sample, schedules, train, weights
+from bd3cli.cli import bench, config, data, evaluate, finetune, maskings, plugins, sample, schedules, train, weights
 from bd3cli.errors import BD3Error
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(sample.sample)
 app.add_typer(schedules.app, name="schedules")

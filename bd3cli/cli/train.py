@@ -14,6 +14,7 @@ from bd3cli.cli.common import JsonFlag, emit_json
 
 if TYPE_CHECKING:
     from bd3cli.resolve import Resolved
+    from bd3cli.training.finetune import Start
     from bd3cli.training.loop import TrainResult
 
 
@@ -59,8 +60,15 @@ def train(
         resolved = resume_recipe(out, recipe, options, set_ or [])
     else:
         resolved = resolve(recipe, options, set_ or [])
+    run_and_report(resolved, out, json, resume=resume)
+
+
+def run_and_report(
+    resolved: Resolved, out: Path | None, json: bool, *, resume: bool = False, start: Start | None = None
+) -> None:
+    """Train with progress on stderr; the outcome on stdout, and as the exit code when a signal ended it."""
     run = out or Path("runs") / f"{resolved.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    result = _run(resolved, run, resume)
+    result = _run(resolved, run, resume, start)
     if result.signal is not None:
         hint = f"--resume --out {run} continues"
         sys.stderr.write(f"bd3cli: interrupted at step {result.step}; a checkpoint is saved, {hint}.\n")
@@ -70,12 +78,12 @@ def train(
     _finish(result, json)
 
 
-def _run(resolved: Resolved, run: Path, resume: bool) -> TrainResult:
+def _run(resolved: Resolved, run: Path, resume: bool, start: Start | None) -> TrainResult:
     from bd3cli.cli.progress import TrainingProgress
     from bd3cli.training.loop import train as train_loop
 
     with TrainingProgress(run) as reporter:
-        return train_loop(resolved, run, argv=sys.argv[1:], resume=resume, reporter=reporter)
+        return train_loop(resolved, run, argv=sys.argv[1:], resume=resume, start=start, reporter=reporter)
 
 
 def _finish(result: TrainResult, json: bool) -> None:

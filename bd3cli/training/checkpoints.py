@@ -43,9 +43,14 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.state["step"])
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it holds averaged weights beside the raw ones."""
+        return AVERAGE in self.state["sha256"]
+
     def weights(self, average: bool = True) -> dict[str, Tensor]:
         """The averaged weights when there are any and they are wanted, else the raw ones."""
-        name = AVERAGE if average and AVERAGE in self.state["sha256"] else MODEL
+        name = AVERAGE if average and self.averaged else MODEL
         try:
             return load_file(self.path / name)
         except (OSError, SafetensorError) as error:

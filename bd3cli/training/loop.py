@@ -27,6 +27,7 @@ from bd3cli.maskings import MaskNoise
 from bd3cli.resolve import Resolved
 from bd3cli.rng import derive_seed
 from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.finetune import Start
 from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
@@ -56,9 +57,12 @@ def train(
     *,
     argv: list[str] | None = None,
     resume: bool = False,
+    start: Start | None = None,
     reporter: Reporter | None = None,
 ) -> TrainResult:
     """Train a model as `resolved` says, in the run directory `out`.
+
+    A new run begins with fresh weights, or with those of `start`, see `bd3cli.training.finetune`.
 
     Raises:
         InputError: the recipe, the data or the run directory cannot be used.
@@ -85,7 +89,10 @@ def train(
         resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
         run.update_record(status="running", resumes=resumes, recipe=resolved.values())
     else:
-        run.create(resolved, new_record(resolved, argv or [], **facts(trainer)))
+        if start is not None:
+            start.apply(trainer)
+        descent = {} if start is None else {"parent": start.record}
+        run.create(resolved, new_record(resolved, argv or [], **facts(trainer), **descent))
     try:
         result = run_steps(trainer, run, store, reporter)
     except BaseException:
