@@ -22,7 +22,8 @@ def starting_weights(
     Families with time modulation have the same tensors, whatever the block size. An ``ar`` network has none: it
     gains a modulation that changes nothing (shift 0, scale 0, gate 1, at every noise level), so that the hidden
     states are the autoregressive network's wherever the attention is causal. Its mask token was never an input;
-    it starts as the mean of the tokens, the embedding that favours none.
+    it starts at zero, so that a masked position holds nothing but what it attends to. (Measured: from zero the
+    loss falls faster than from the random row or from the mean of the tokens.)
 
     Raises:
         InputError: networks of other sizes, or weights that have no place in an ``ar`` network.
@@ -45,8 +46,9 @@ def starting_weights(
     if source.modulated == config.modulated:
         return dict(tensors)
     start = {**unmodulated(target), **tensors}
-    start["vocab_embed.embedding"] = _with_mean_mask(start["vocab_embed.embedding"], config.mask_id)
-    return start
+    embedding = start["vocab_embed.embedding"].clone()
+    embedding[config.mask_id] = 0
+    return start | {"vocab_embed.embedding": embedding}
 
 
 def unmodulated(model: Transformer) -> dict[str, Tensor]:
@@ -61,12 +63,3 @@ def unmodulated(model: Transformer) -> dict[str, Tensor]:
             gated = name.startswith("blocks.") and name.endswith(".bias")
             start[name] = identity if gated else torch.zeros(tensor.shape)
     return start
-
-
-def _with_mean_mask(embedding: Tensor, mask_id: int | None) -> Tensor:
-    if mask_id is None:
-        return embedding
-    out = embedding.clone()
-    others = torch.arange(len(out)) != mask_id
-    out[mask_id] = out[others].mean(0)
-    return out
