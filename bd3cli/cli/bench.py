@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bd3cli.cli.bench_maskings import maskings
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, print_table
 
 if TYPE_CHECKING:
     from bd3cli.model.config import Family
 
 app = typer.Typer(help="Ratios against reference ways of doing the same, in one process.", no_args_is_help=True)
+app.command("maskings")(maskings)
 
 Length = Annotated[int, typer.Option(help="Context length.", min=2, metavar="L")]
 BlockSize = Annotated[int, typer.Option(help="Block size L'.", min=1, metavar="B")]

@@ -1,0 +1,185 @@
+"""`bench maskings`: train the same network on the same tokens under several ways to draw masks.
+
+Everything but the masks is equal: initialisation, data order and the randomness behind the masks follow from
+the seed alone, so runs of one seed are compared in pairs. Each run is an ordinary run directory,
+``OUT/block-4/masking-count/seed-0``; a comparison that was stopped goes on with the run it was at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bd3cli.bench.timing import environment
+from bd3cli.diffusion.objective import Objective
+from bd3cli.diffusion.scheme import Scheme, parse_schemes
+from bd3cli.errors import InputError
+from bd3cli.resolve import Resolved, layered
+from bd3cli.runs import Run
+from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.loop import train
+from bd3cli.training.record import RECORD, RunDirectory
+from bd3cli.training.reporter import Reporter
+from bd3cli.training.resume import resume_recipe
+
+COMPARISON, TEST = "comparison.json", "test.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        schemes: semicolon-separated, see `bd3cli.diffusion.scheme`; the first is what the others are compared to.
+        seeds: how many, 0 and up.
+        test_sequences, test_draws: size of the final evaluation, the same for every run.
+    """
+
+    schemes: str
+    block_sizes: tuple[int, ...]
+    seeds: int
+    test_sequences: int
+    test_draws: int
+
+    def arms(self, block_size: int) -> list[Scheme]:
+        return parse_schemes(self.schemes, block_size)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a comparison."""
+
+    folder: Path
+    block_size: int
+    scheme: Scheme
+    seed: int
+
+
+def entries(out: Path, comparison: Comparison) -> list[Entry]:
+    """All runs, seed by seed, so that a comparison cut short has whole seeds."""
+    return [
+        Entry(out / f"block-{size}" / _slug(scheme.name) / f"seed-{seed}", size, scheme, seed)
+        for seed in range(comparison.seeds)
+        for size in comparison.block_sizes
+        for scheme in comparison.arms(size)
+    ]
+
+
+def run_comparison(
+    base: Resolved,
+    comparison: Comparison,
+    out: Path,
+    *,
+    argv: list[str],
+    reporter: Callable[[Path], Reporter],
+    notice: Callable[[str], None],
+) -> int | None:
+    """Train and test whatever is not there yet.
+
+    Returns:
+        The number of the signal that stopped it, or None when everything is done.
+
+    Raises:
+        InputError: a scheme that cannot be trained, or `out` belongs to another comparison.
+    """
+    todo = entries(out, comparison)
+    recipes = [_resolved(base, entry) for entry in todo]
+    for resolved in recipes:  # refuse what cannot be trained before the first run starts
+        Objective.build(resolved.recipe.objective, 0, resolved.recipe.block_size)
+    claim(out, base, comparison)
+    for i, (entry, resolved) in enumerate(zip(todo, recipes, strict=True)):
+        if (entry.folder / TEST).is_file():
+            continue
+        notice(f"run {i + 1} of {len(todo)}: block size {entry.block_size}, {entry.scheme.name}, seed {entry.seed}")
+        stopped = _train(resolved, entry.folder, argv, reporter(entry.folder))
+        if stopped is not None:
+            return stopped
+        _test(entry.folder, comparison)
+    return None
+
+
+def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
+    """Note what is compared in `out`, or see that it is the same as before; runs may be added.
+
+    Raises:
+        InputError: another recipe, or `out` is something else.
+    """
+    values = json.loads(json.dumps(base.values()))
+    path = out / COMPARISON
+    if path.is_file():
+        before = _read(path)["recipe"]
+        changed = [key for key in values if values[key] != before.get(key)]
+        if changed:
+            listed = ", ".join(f"{key} ({before.get(key)!r} -> {values[key]!r})" for key in changed)
+            raise InputError(f"{out} compares runs of another recipe: {listed}. Leave these out, or use another OUT.")
+    else:
+        RunDirectory(out).refuse_unfit()
+        out.mkdir(parents=True, exist_ok=True)
+    document = {"comparison": asdict(comparison), "recipe": values, "environment": _environment()}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_comparison(out: Path) -> tuple[Comparison, dict[str, Any]]:
+    """What `out` compares, and the whole document.
+
+    Raises:
+        InputError: there is no comparison.
+    """
+    document = _read(out / COMPARISON)
+    known = document["comparison"]
+    return Comparison(**{**known, "block_sizes": tuple(known["block_sizes"])}), document
+
+
+def _resolved(base: Resolved, entry: Entry) -> Resolved:
+    scheme, source = entry.scheme, f"arm {entry.scheme.name}"
+    options = {
+        "objective.masking": (scheme.masking, source),
+        "objective.schedule": (scheme.schedule, source),
+        "objective.clip": (scheme.clip or "none", source),
+        "objective.block_size": (entry.block_size, source),
+        "seed": (entry.seed, source),
+    }
+    return layered(base.recipe, base.sources, options, ())
+
+
+def _train(resolved: Resolved, folder: Path, argv: list[str], reporter: Reporter) -> int | None:
+    if (folder / RECORD).is_file():
+        if RunDirectory(folder).read_record()["status"] == "finished":
+            return None
+        if CheckpointStore(folder / "checkpoints").names():
+            again = resume_recipe(folder, None, {}, [])
+            return train(again, folder, argv=argv, resume=True, reporter=reporter).signal
+        shutil.rmtree(folder)  # it was killed before its first checkpoint
+    return train(resolved, folder, argv=argv, reporter=reporter).signal
+
+
+def _test(folder: Path, comparison: Comparison) -> None:
+    """Likelihood of the test split under the weights of the last step, on the same sequences and masks for all."""
+    run = Run.load(folder, checkpoint="last")
+    result = run.evaluate(
+        run.split("test"), estimator="count", draws=comparison.test_draws, sequences=comparison.test_sequences, seed=0
+    )
+    part = folder / f".{TEST}.part"
+    part.write_text(json.dumps(result.summary(), indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / TEST)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return document
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Give a directory of `bd3cli bench maskings`.") from error
+
+
+def _environment() -> dict[str, Any]:
+    return {k: v for k, v in environment().items() if k != "method"}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
