@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bd3cli.errors import InputError
 
-Family = Literal["ar", "mdlm", "bd3lm"]
+Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "blocks": 4, "heads": 4, "cond_dim": 128},
     "small": {"hidden_size": 768, "blocks": 12, "heads": 12, "cond_dim": 128},
@@ -51,13 +51,16 @@ class ModelConfig:
     heads: int = option(4, "attention heads")
     cond_dim: int = option(128, "width of the time embedding")
     dropout: float = option(0.1, "dropout on the residual branches")
+    time_conditioning: bool | None = option(
+        None, "tell the network the noise level; None: only where the family needs it (sedd)"
+    )
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is minimised in training. None of it reaches evaluation."""
 
-    family: Family = option("bd3lm", "ar, mdlm (block size = length) or bd3lm")
+    family: Family = option("bd3lm", "ar, sedd or mdlm (block size = length), or bd3lm")
     block_size: int = option(4, "block size L' of bd3lm; divides the length")
     masking: str = option("count", "how training masks are drawn: 'count', 'adaptive', 'bernoulli', or a plugin's")
     schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
@@ -118,10 +121,15 @@ class Recipe:
 
     @property
     def block_size(self) -> int:
-        """L' in effect: the whole length for mdlm, 1 for ar."""
+        """L' in effect: the whole length for mdlm and sedd, 1 for ar."""
         if self.objective.family == "bd3lm":
             return self.objective.block_size
-        return self.model.length if self.objective.family == "mdlm" else 1
+        return 1 if self.objective.family == "ar" else self.model.length
+
+    @property
+    def time_conditioning(self) -> bool:
+        """Whether the network is told the noise level."""
+        return self.objective.family == "sedd" or bool(self.model.time_conditioning)
 
     @property
     def warmup_steps(self) -> int:
@@ -186,6 +194,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"Choose one of {', '.join(fitting)}, or another length."
         )
     _check_objective(recipe)
+    _check_time_conditioning(recipe)
     micro = train.micro_batch_size
     if micro is not None and train.batch_size % micro:
         raise InputError(
@@ -207,8 +216,24 @@ def _check_objective(recipe: Recipe) -> None:
             if getattr(objective, key) != getattr(default, key):
                 raise InputError(
                     f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "
-                    "or choose family bd3lm or mdlm."
+                    "or choose family bd3lm, mdlm or sedd."
                 )
+
+
+def _check_time_conditioning(recipe: Recipe) -> None:
+    wanted, family = recipe.model.time_conditioning, recipe.objective.family
+    if family == "sedd" and wanted is False:
+        raise InputError(
+            "model.time_conditioning cannot be false for family 'sedd': a score belongs to a noise level. "
+            "Leave it out, or choose family mdlm."
+        )
+    if wanted and recipe.block_size < recipe.model.length:
+        levels = "none" if family == "ar" else "one a block"
+        raise InputError(
+            f"model.time_conditioning tells the network one noise level a sequence, but family {family!r} with "
+            f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Leave it out, or choose "
+            "family mdlm or sedd."
+        )
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -20,6 +20,8 @@ SETTINGS = (
 FAMILIES = {
     "ar": ("objective.family=ar",),
     "mdlm": ("objective.family=mdlm", "objective.masking=bernoulli"),
+    "sedd": ("objective.family=sedd", "objective.masking=bernoulli"),
+    "sedd-count": ("objective.family=sedd",),
     "bd3lm-count": ("objective.block_size=4",),
     "bd3lm-clipped": ("objective.block_size=8", "objective.clip=0.3,0.8"),
 }

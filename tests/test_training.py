@@ -37,7 +37,7 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", ["ar", "mdlm", "bd3lm"])
+@pytest.mark.parametrize("family", ["ar", "sedd", "mdlm", "bd3lm"])
 def test_training_learns_and_records(tmp_path: Path, quick, family: str) -> None:
     resolved = resolve("tiny", overrides=[*quick, f"objective.family={family}", "train.steps=40"])
     result = train(resolved, tmp_path / "run", argv=["train"])

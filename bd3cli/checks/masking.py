@@ -160,6 +160,7 @@ def integrate(masking: Masking, n: int) -> Means:
             time=((index // cells + jitter[:, 0]) / TIME_CELLS).unsqueeze(-1),
             count=jitter[:, 1:2],
             position=(torch.stack(grid, -1) + jitter[:, 2:]) / POSITION_CELLS,
+            level=uniform((batch,), replicate, "masking check level"),
         )
         draw = masking.draw(noise, around)
         code = (draw.mask.long() << torch.arange(BLOCK)).sum(-1)

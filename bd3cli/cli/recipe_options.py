@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 RecipeArgument = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a .toml file; `tiny` when left out.")
 ]
-Family = Annotated[str | None, typer.Option(help="ar, mdlm or bd3lm.", metavar="NAME")]
+Family = Annotated[str | None, typer.Option(help="ar, sedd, mdlm or bd3lm.", metavar="NAME")]
 BlockSize = Annotated[int | None, typer.Option(help="Block size L'; divides the length.", metavar="B")]
 Length = Annotated[int | None, typer.Option(help="Context length L in tokens.", metavar="L")]
 Model = Annotated[str | None, typer.Option(help="Network size: tiny, small or medium.", metavar="SIZE")]

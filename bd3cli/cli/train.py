@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bd3cli.cli import recipe_options as o
-from bd3cli.cli.common import JsonFlag, emit_json
+from bd3cli.cli.common import JsonFlag, emit_json, notice
 
 if TYPE_CHECKING:
     from bd3cli.resolve import Resolved
+    from bd3cli.runs import Run
     from bd3cli.training.finetune import Start
     from bd3cli.training.loop import TrainResult
 
@@ -89,16 +90,9 @@ def _run(resolved: Resolved, run: Path, resume: bool, start: Start | None) -> Tr
 def _finish(result: TrainResult, json: bool) -> None:
     """The perplexity, a sample and where the run is."""
     from bd3cli.runs import Run
-    from bd3cli.sampling.generate import generate, make_request
-    from bd3cli.training.record import RunDirectory
 
     run = Run.load(result.run)
-    assert run.tokenizer is not None
-    assert run.recipe is not None
-    request = make_request(run.model, run.tokenizer, length=run.recipe.model.length, nucleus=0.95)
-    sample = generate(run.model, run.tokenizer, request, num=1, seed=run.recipe.seed).samples[0]
-    directory = RunDirectory(result.run)
-    directory.save_sample(f"end-of-training-{run.checkpoint}.txt", sample.text)
+    sample = _sample(run)
     validation = result.validation.summary() if result.validation else {}
     document: dict[str, Any] = {
         "run": str(result.run),
@@ -106,12 +100,13 @@ def _finish(result: TrainResult, json: bool) -> None:
         "step": result.step,
         "checkpoint": run.checkpoint,
         "validation": validation,
-        "sample": sample.text,
+        "sample": sample,
     }
     if json:
         emit_json(document)
         return
-    print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample.text}\n")
+    if sample is not None:
+        print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample}\n")
     if result.validation is not None:
         low, high = (float(x) for x in validation["ci95"])  # type: ignore[attr-defined]
         bits = result.validation.bits_per_byte
@@ -123,3 +118,19 @@ def _finish(result: TrainResult, json: bool) -> None:
             f"{int(result.validation.tokens.sum())} tokens)"
         )
     print(f"run: {result.run}")
+
+
+def _sample(run: Run) -> str | None:
+    """A sample of the context's length, saved in the run directory; None from a network that no sampler serves."""
+    from bd3cli.sampling.generate import generate, make_request
+    from bd3cli.training.record import RunDirectory
+
+    assert run.tokenizer is not None
+    assert run.recipe is not None
+    if run.config.time_conditioning:
+        notice(f"No sample: there is no sampler yet for {run.config.family} networks that see the noise level.")
+        return None
+    request = make_request(run.model, run.tokenizer, length=run.recipe.model.length, nucleus=0.95)
+    sample = generate(run.model, run.tokenizer, request, num=1, seed=run.recipe.seed).samples[0]
+    RunDirectory(run.path).save_sample(f"end-of-training-{run.checkpoint}.txt", sample.text)
+    return sample.text

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bd3cli.diffusion.cross_entropy import token_losses, weighted_loss
+from bd3cli.diffusion.cross_entropy import Rule, negative_log_prob, token_losses, weighted_loss
+from bd3cli.diffusion.score_entropy import score_entropy
 from bd3cli.maskings import Drawn, MaskDraw
 from bd3cli.model import Transformer
 
@@ -25,6 +26,7 @@ class Batch:
         weight: [M] factor of each token's loss; float64 here, float32 once moved to a device.
         row: [M] sequence each scored token belongs to.
         drawn: how the blocks were masked, for maskings that learn; None where nothing is, or where nobody asks.
+        sigma: [B] noise levels for a network conditioned on time, else None; float32 once moved to a device.
     """
 
     x_t: Tensor
@@ -34,6 +36,7 @@ class Batch:
     weight: Tensor
     row: Tensor
     drawn: Drawn | None = None
+    sigma: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`, for the network."""
@@ -49,6 +52,7 @@ class Batch:
             target=move(self.target),
             weight=move(self.weight.float()),
             row=move(self.row),
+            sigma=None if self.sigma is None else move(self.sigma.float()),
         )
 
 
@@ -66,10 +70,13 @@ def autoregressive_batch(tokens: Tensor, valid: Tensor) -> Batch:
     )
 
 
-def masked_batch(tokens: Tensor, valid: Tensor, draw: MaskDraw, mask_id: int, block_size: int) -> Batch:
+def masked_batch(
+    tokens: Tensor, valid: Tensor, draw: MaskDraw, mask_id: int, block_size: int, sigma: Tensor | None = None
+) -> Batch:
     """Prediction of the masked tokens of `tokens` [B, L], each weighted by its block's weight.
 
     Padding is always masked and never scored: if it showed, it would tell the network where the text ends.
+    `sigma` [B] is for networks conditioned on time.
     """
     length = tokens.shape[1]
     row, column = draw.mask.nonzero(as_tuple=True)
@@ -80,6 +87,7 @@ def masked_batch(tokens: Tensor, valid: Tensor, draw: MaskDraw, mask_id: int, bl
         target=tokens[row, column],
         weight=draw.weight[row, column // block_size],
         row=row,
+        sigma=sigma,
     )
 
 
@@ -98,29 +106,36 @@ def maskable(valid: Tensor) -> Tensor:
 
 
 def token_nll(model: Transformer, batch: Batch) -> Tensor:
-    """-log p of every scored token, [M] float32 in nats, under the SUBS parameterization; no gradient.
+    """What every scored token adds to the NELBO over its weight, [M] float32 in nats; no gradient.
 
-    The mask token has probability zero; unmasked tokens are copied and so never scored (Sahoo et al. 2024).
+    This is -log p under the SUBS parameterization: the mask token has probability zero; unmasked tokens are copied
+    and so never scored (Sahoo et al. 2024). For ``sedd`` it is the score entropy, which adds what scores that are
+    not normalised cost.
     """
-    return token_losses(*_scored(model, batch, model), batch.target, model.config.mask_id)
+    return token_losses(*_scored(model, batch, model), batch.target, model.config.mask_id, rule(model))
 
 
 def weighted_nll(
     model: Transformer, batch: Batch, forward: Callable[..., Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum of weight * -log p over the scored tokens: a float32 scalar in nats, with gradient; and -log p of each.
+    """Sum of weight * `token_nll` over the scored tokens: a float32 scalar in nats, with gradient; and each of them.
 
     Args:
         forward: stands in for the model's own forward pass, for example a compiled one.
 
     Returns:
-        The sum, and [M] float32 -log p without gradient.
+        The sum, and [M] float32 `token_nll` without gradient.
     """
     scored = _scored(model, batch, model if forward is None else forward)  # a compiled module has no truth value
-    return weighted_loss(*scored, batch.target, batch.weight, model.config.mask_id)
+    return weighted_loss(*scored, batch.target, batch.weight, model.config.mask_id, rule(model))
+
+
+def rule(model: Transformer) -> Rule:
+    """The loss that the network's outputs are trained and evaluated with."""
+    return score_entropy if model.config.family == "sedd" else negative_log_prob
 
 
 def _scored(model: Transformer, batch: Batch, forward: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states [M, d] at the scored positions, and the projection onto the vocabulary."""
-    hidden = forward(batch.x_t, batch.x_0).flatten(0, 1)[batch.index]
+    hidden = forward(batch.x_t, batch.x_0, batch.sigma).flatten(0, 1)[batch.index]
     return hidden, *model.projection

@@ -4,12 +4,15 @@ The logits of all scored tokens would be the largest tensor of the step. Here a 
 turned into losses and, while it is still in cache, into gradients; it is then forgotten. The arithmetic is
 that of the plain version: one product forward, two for the gradients.
 
-Shapes: M scored tokens, d hidden, V vocabulary.
+The slices do not know the loss: a `Rule` turns logits into losses. Cross-entropy's is here, the score entropy's
+in `bd3cli.diffusion.score_entropy`.
+
+Shapes: M scored tokens, R of them in a slice, d hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +20,36 @@ from torch import Tensor
 SLICE_BYTES = 32 * 2**20  # of float32 logits held at a time
 
 
+class Rule(Protocol):
+    """A loss of logits and targets whose gradient is a nonnegative function of the logits minus the one-hot target."""
+
+    def __call__(self, logits: Tensor, target: Tensor, excluded: int | None) -> tuple[Tensor, Tensor]:
+        """The loss of each row [R, 1], and the log of that function [R, V].
+
+        Args:
+            logits: [R, V] float32, may be overwritten; target: [R, 1].
+            excluded: a token that cannot be predicted (the mask), or None.
+        """
+        ...
+
+
+def negative_log_prob(logits: Tensor, target: Tensor, excluded: int | None) -> tuple[Tensor, Tensor]:
+    """The `Rule` of cross-entropy: -log softmax, whose gradient is softmax - onehot."""
+    if excluded is not None:
+        logits[:, excluded] = -torch.inf
+    log_probs = logits.log_softmax(-1)
+    return -log_probs.gather(1, target), log_probs
+
+
 def slice_rows(vocab: int) -> int:
     """Rows of float32 logits that fit `SLICE_BYTES`."""
     return max(16, SLICE_BYTES // (4 * vocab))
 
 
-def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, excluded: int | None) -> Tensor:
-    """-log p of each target, [M] float32, without gradient.
+def token_losses(
+    hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, excluded: int | None, rule: Rule = negative_log_prob
+) -> Tensor:
+    """The loss of each target (-log p), [M] float32, without gradient.
 
     Args:
         hidden: [M, d]; weight: [V, d]; bias: [V]; target: [M].
@@ -31,38 +57,41 @@ def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, e
     """
     rows = slice_rows(len(weight))
     parts = [
-        _log_probs(h, weight, bias, excluded).gather(1, t.unsqueeze(1)).squeeze(1).neg()
+        rule(_logits(h, weight, bias), t.unsqueeze(1), excluded)[0].squeeze(1)
         for h, t in zip(hidden.split(rows), target.split(rows), strict=True)
     ]
     return torch.cat(parts)
 
 
 def weighted_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, factor: Tensor, excluded: int | None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    factor: Tensor,
+    excluded: int | None,
+    rule: Rule = negative_log_prob,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of factor * -log p over the scored tokens, a float32 scalar with gradient; and -log p of each.
+    """Sum of factor * loss (-log p) over the scored tokens, a float32 scalar with gradient; and the loss of each.
 
     Args:
         factor: [M] constants; the others as in `token_losses`.
 
     Returns:
-        The sum, and [M] float32 -log p without gradient, known anyway.
+        The sum, and [M] float32 losses without gradient, known anyway.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         # autocast does not look inside a custom function
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
     out: tuple[Tensor, Tensor] = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, target, factor, excluded
+        hidden, weight, bias, target, factor, excluded, rule
     )
     return out
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor, excluded: int | None) -> Tensor:
-    logits = torch.addmm(bias, hidden, weight.t()).float()
-    if excluded is not None:
-        logits[:, excluded] = -torch.inf
-    return logits.log_softmax(-1)
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, hidden, weight.t()).float()
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -70,7 +99,14 @@ class _WeightedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, factor: Tensor, excluded: int | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        target: Tensor,
+        factor: Tensor,
+        excluded: int | None,
+        rule: Rule,
     ) -> tuple[Tensor, Tensor]:
         rows = slice_rows(len(weight))
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -81,11 +117,10 @@ class _WeightedLoss(torch.autograd.Function):
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
             h, t, w = hidden[part], target[part].unsqueeze(1), factor[part].unsqueeze(1)
-            log_probs = _log_probs(h, weight, bias, excluded)
-            chosen = log_probs.gather(1, t)
-            total -= (chosen * w).sum()
-            nll[part] = -chosen.squeeze(1)
-            slope = log_probs.exp_().mul_(w)  # d loss / d logits = factor * (p - onehot)
+            losses, log_slope = rule(_logits(h, weight, bias), t, excluded)
+            total += (losses * w).sum()
+            nll[part] = losses.squeeze(1)
+            slope = log_slope.exp_().mul_(w)  # d loss / d logits = factor * (exp(log_slope) - onehot)
             slope.scatter_add_(1, t, -w)
             grad_bias += slope.sum(0)
             slope = slope.to(hidden.dtype)
@@ -98,4 +133,4 @@ class _WeightedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, grad_bias * grad, None, None, None
+        return grad_hidden * grad, grad_weight * grad, grad_bias * grad, None, None, None, None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
+from bd3cli.diffusion.conditioning import sequence_sigma
 from bd3cli.errors import InputError
 from bd3cli.maskings import Drawn, MaskContext, Masking, MaskNoise, get_masking
 from bd3cli.maskings.bernoulli import require_attainable
@@ -23,6 +24,7 @@ class Objective:
 
     Attributes:
         masking, schedule, weight: None for ``ar``, which has nothing to corrupt.
+        time_conditioning: whether the network is told the noise level, one a sequence.
     """
 
     config: ObjectiveConfig
@@ -33,9 +35,16 @@ class Objective:
     weight: LossWeight | None
     scale: float = 1.0
     token_counts: Tensor | None = None
+    time_conditioning: bool = False
 
     @staticmethod
-    def build(config: ObjectiveConfig, mask_id: int, block_size: int, token_counts: Tensor | None = None) -> Objective:
+    def build(
+        config: ObjectiveConfig,
+        mask_id: int,
+        block_size: int,
+        token_counts: Tensor | None = None,
+        time_conditioning: bool = False,
+    ) -> Objective:
         """Instantiate the plugins a recipe names. `token_counts` [V] are those of the training data."""
         if config.family == "ar":
             return Objective(config, mask_id, 1, None, None, None)
@@ -47,7 +56,8 @@ class Objective:
         if config.normalise_weight:
             counted = None if masking.uses_schedule else block_size
             scale = 1 / weight_normaliser(weight, schedule, config.clip, counted)
-        return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts)
+        timed = time_conditioning or config.family == "sedd"
+        return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts, timed)
 
     def batch(self, tokens: Tensor, valid: Tensor, noise: MaskNoise, progress: float) -> Batch:
         """The scored batch for clean `tokens` [B, L].
@@ -76,7 +86,10 @@ class Objective:
             maskable=context.blocks(context.maskable).sum(-1),
             factor=torch.where(draw.weight > 0, weight / draw.weight, 0.0),
         )
-        return replace(batch, drawn=drawn)
+        sigma = None
+        if self.time_conditioning:
+            sigma = sequence_sigma(draw, context.maskable, noise.level, drew_time=self.masking.uses_schedule)
+        return replace(batch, sigma=sigma, drawn=drawn)
 
 
 def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:

@@ -31,6 +31,7 @@ class Estimator(Protocol):
     Attributes:
         name: as on the command line.
         passes: forward passes a sequence, D.
+        draws_time: whether a draw's masks come from a time, whose mask probability it holds.
     """
 
     @property
@@ -39,18 +40,29 @@ class Estimator(Protocol):
     @property
     def passes(self) -> int: ...
 
+    @property
+    def draws_time(self) -> bool: ...
+
     def draws(self, sequences: list[int], maskable: Tensor) -> list[MaskDraw]:
         """D draws for the sequences with these indices, whose `maskable` tokens are given [n, L]."""
         ...
 
 
-def make_estimator(name: str, block_size: int, total: int, draws: int = 1, seed: int = 0) -> Estimator:
+def make_estimator(
+    name: str, block_size: int, total: int, draws: int = 1, seed: int = 0, time_conditioning: bool = False
+) -> Estimator:
     """The estimator called `name` for `total` sequences.
 
     Raises:
-        InputError: unknown name, or `exact` for blocks whose masks are too many to enumerate.
+        InputError: unknown name, or `exact` for blocks whose masks are too many to enumerate or for a network that
+            sees the noise level.
     """
     if name == "exact":
+        if time_conditioning:
+            raise InputError(
+                "The exact estimator enumerates masks, but this network also sees the noise level, of which there "
+                "are infinitely many. Use --estimator count."
+            )
         if block_size > LARGEST_EXACT_BLOCK:
             raise InputError(
                 f"The exact estimator enumerates all 2^L' masks of a block and stops at block size "
@@ -62,6 +74,14 @@ def make_estimator(name: str, block_size: int, total: int, draws: int = 1, seed:
     if name == "uniform":
         return Uniform(Strata(block_size, total, draws, seed))
     raise InputError(f"There is no estimator {name!r}. Choose count, uniform or exact.")
+
+
+def level_uniforms(seed: int, sequences: list[int], draws: int) -> Tensor:
+    """Uniforms [n, D] that give networks which see the noise level one, when an estimator draws no time.
+
+    A sequence's D uniforms fall into different cells; they are independent of its masks.
+    """
+    return torch.stack([stratified(draws, seed, "level", index) for index in sequences])
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ class Count:
 
     strata: Strata
     name = "count"
+    draws_time = False
 
     @property
     def passes(self) -> int:
@@ -128,6 +149,7 @@ class Uniform:
 
     strata: Strata
     name = "uniform"
+    draws_time = True
 
     @property
     def passes(self) -> int:
@@ -154,6 +176,7 @@ class Exact:
 
     block_size: int
     name = "exact"
+    draws_time = False
 
     @property
     def passes(self) -> int:

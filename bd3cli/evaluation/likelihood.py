@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from bd3cli.data import PackedSplit, Tokenizer
-from bd3cli.diffusion.batch import autoregressive_batch, maskable, masked_batch, token_nll
+from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch, token_nll
+from bd3cli.diffusion.conditioning import sequence_sigma
 from bd3cli.errors import InputError
-from bd3cli.evaluation.estimators import Estimator, make_estimator
+from bd3cli.evaluation.estimators import Estimator, level_uniforms, make_estimator
 from bd3cli.evaluation.intervals import mean_of, ratio_of_sums
-from bd3cli.model import Transformer
+from bd3cli.model import Transformer, TransformerConfig
 
 Progress = Callable[[int, int], None]
 
@@ -133,8 +134,10 @@ def likelihood(
         )
     schemes: list[Estimator | None] = [None]
     if model.config.family != "ar":
+        c = model.config
         schemes = [
-            make_estimator(estimator, model.config.block_size, len(split), draws, seed + i) for i in range(seeds)
+            make_estimator(estimator, c.block_size, len(split), draws, seed + i, c.time_conditioning)
+            for i in range(seeds)
         ]
     scheme = schemes[0]
     # With one token a block `count` has a single mask: the estimate is the likelihood itself.
@@ -145,7 +148,8 @@ def likelihood(
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
-        nelbo.append(np.stack([_sequence_nelbo(model, s, part, ids, valid) for s in schemes]))
+        estimates = [_sequence_nelbo(model, s, part, ids, valid, seed + i) for i, s in enumerate(schemes)]
+        nelbo.append(np.stack(estimates))
         predicted = maskable(valid)
         tokens.append(predicted.sum(1).numpy())
         if tokenizer is not None:
@@ -175,17 +179,14 @@ def choose_sequences(total: int, wanted: int | None) -> list[int]:
 
 @torch.inference_mode()
 def _sequence_nelbo(
-    model: Transformer, scheme: Estimator | None, indices: list[int], tokens: Tensor, valid: Tensor
+    model: Transformer, scheme: Estimator | None, indices: list[int], tokens: Tensor, valid: Tensor, seed: int
 ) -> np.ndarray:
     """Nats of each sequence [n] in float64."""
     device = next(model.parameters()).device
     if scheme is None:
         batches = [autoregressive_batch(tokens, valid)]
     else:
-        c = model.config
-        assert c.mask_id is not None
-        draws = scheme.draws(indices, maskable(valid))
-        batches = [masked_batch(tokens, valid, draw, c.mask_id, c.block_size) for draw in draws]
+        batches = _masked_batches(model.config, scheme, indices, tokens, valid, seed)
     total = torch.zeros(len(tokens), dtype=torch.float64)
     was_training = model.training
     model.eval()
@@ -194,3 +195,20 @@ def _sequence_nelbo(
         total.index_add_(0, batch.row, nll * batch.weight)
     model.train(was_training)
     return total.numpy()
+
+
+def _masked_batches(
+    config: TransformerConfig, scheme: Estimator, indices: list[int], tokens: Tensor, valid: Tensor, seed: int
+) -> list[Batch]:
+    """One batch for each of the estimator's draws; with the noise level for networks that see it."""
+    assert config.mask_id is not None
+    free = maskable(valid)
+    draws = scheme.draws(indices, free)
+    sigmas: list[Tensor | None] = [None] * len(draws)
+    if config.time_conditioning:
+        levels = level_uniforms(seed, indices, len(draws))  # [n, D]
+        sigmas = [sequence_sigma(draw, free, levels[:, d], drew_time=scheme.draws_time) for d, draw in enumerate(draws)]
+    return [
+        masked_batch(tokens, valid, draw, config.mask_id, config.block_size, sigma)
+        for draw, sigma in zip(draws, sigmas, strict=True)
+    ]

@@ -27,11 +27,14 @@ class MaskNoise:
         time: [B, N] float64 in [0, 1); each uniform, together stratified over batch and blocks.
         count: [B, N] float64 in [0, 1), independent.
         position: [B, L] float64 in [0, 1), independent.
+        level: [B] float64 in [0, 1), stratified over the batch; not for maskings: with it a network that sees
+            the noise level is given one when the masking draws no time (`bd3cli.diffusion.conditioning`).
     """
 
     time: Tensor
     count: Tensor
     position: Tensor
+    level: Tensor
 
     @staticmethod
     def draw(batch: int, length: int, block_size: int, *key: int | str) -> MaskNoise:
@@ -41,11 +44,13 @@ class MaskNoise:
             time=stratified(batch * blocks, *key, "time").view(batch, blocks),
             count=uniform((batch, blocks), *key, "count"),
             position=uniform((batch, length), *key, "position"),
+            level=stratified(batch, *key, "level"),
         )
 
     def rows(self, start: int, stop: int) -> MaskNoise:
         """The noise of sequences `start`..`stop`: a micro-batch or one process's share."""
-        return MaskNoise(self.time[start:stop], self.count[start:stop], self.position[start:stop])
+        part = slice(start, stop)
+        return MaskNoise(self.time[part], self.count[part], self.position[part], self.level[part])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class TransformerConfig:
         heads: attention heads; divides `hidden_size`.
         cond_dim: width of the time embedding.
         dropout: probability on the two residual branches.
-        time_conditioning: whether the noise level reaches the network; when False it sees sigma = 0.
+        time_conditioning: whether the noise level reaches the network; when False it sees sigma = 0. Always
+            for ``sedd``; never where blocks have noise levels of their own.
     """
 
     family: Family
@@ -51,6 +52,14 @@ class TransformerConfig:
             raise InputError(
                 f"block size {self.block_size} does not divide the length {self.length}. "
                 f"Choose one of: {', '.join(map(str, divisors(self.length)))}."
+            )
+
+        if self.family == "sedd" and not self.time_conditioning:
+            raise InputError("time_conditioning must be true for sedd: its score depends on the noise.")
+        if self.time_conditioning and self.block_size < self.length:
+            raise InputError(
+                f"time_conditioning needs one noise level a sequence; a {self.family} network with block size "
+                f"{self.block_size} of {self.length} has none. It must be false."
             )
 
     @property

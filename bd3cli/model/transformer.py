@@ -199,8 +199,9 @@ class Transformer(nn.Module):
         """The modulation of every block, then of the head. Without time conditioning one row serves all."""
         if not self.config.modulated:
             return [()] * (self.config.blocks + 1)
-        if sigma is None or not self.config.time_conditioning:
+        if not self.config.time_conditioning:
             sigma = torch.zeros(1, device=device)
+        assert sigma is not None, "a network conditioned on time needs the noise level"
         condition = F.silu(self.sigma_map(sigma)).unsqueeze(1)  # [B or 1, 1, c]
         return [
             *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self.layers),

@@ -56,20 +56,16 @@ def upstream_config(raw: dict[str, Any], source: str) -> TransformerConfig:
     try:
         family = raw["model_type"]
         if family not in FAMILIES:
-            raise InputError(
-                f"{source}: model_type {family!r} is none of {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}"
-            )
+            raise InputError(f"model_type {family!r} is none of {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}")
         length, vocab = int(raw["model_length"]), int(raw["vocab_size"])
         block_size = {"ar": 1, "bd3lm": int(raw.get("block_size", 1))}.get(family, length)
         causal = bool(raw.get("causal", family == "ar"))
         modulated = bool(raw.get("adaln", not causal))
         if causal != (family == "ar") or modulated == causal:
             raise InputError(
-                f"{source}: causal={causal}, adaln={modulated} is not a network of family {family!r} "
+                f"causal={causal}, adaln={modulated} is not a network of family {family!r} "
                 "(ar: causal without adaln; the others: adaln, not causal)."
             )
-        if family == "sedd" and not raw.get("time_conditioning", False):
-            raise InputError(f"{source}: time_conditioning must be true for sedd: its score depends on the noise.")
         return TransformerConfig(
             family=family,
             vocab_size=vocab,
@@ -83,6 +79,8 @@ def upstream_config(raw: dict[str, Any], source: str) -> TransformerConfig:
             dropout=float(raw.get("dropout", 0.0)),
             time_conditioning=bool(raw.get("time_conditioning", False)),
         )
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     except KeyError as error:
         raise InputError(f"{source} lacks {error.args[0]!r}, which the upstream layout requires.") from error
 

@@ -81,6 +81,11 @@ def stream(
     """Like `generate`, yielding the samples of each batch as they are finished."""
     if num < 1:
         raise InputError(f"The number of samples must be at least 1, not {num}.")
+    if model.config.time_conditioning:
+        raise InputError(
+            f"There is no sampler yet for {model.config.family} networks that see the noise level. "
+            "Sample a run of another family, or without model.time_conditioning."
+        )
     sampler = SAMPLERS[model.config.family]
     for start in range(0, num, batch_size):
         seeds = [seed + i for i in range(start, min(start + batch_size, num))]

@@ -78,7 +78,9 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
     """Data, network, objective and optimizer of a recipe; nothing is written yet."""
     device = choose_device(recipe.train.device)
     tokenizer = load_tokenizer(recipe.data.tokenizer)
-    objective = Objective.build(recipe.objective, tokenizer.mask_id, recipe.block_size)
+    objective = Objective.build(
+        recipe.objective, tokenizer.mask_id, recipe.block_size, time_conditioning=recipe.time_conditioning
+    )
     config = network_config(recipe, tokenizer)
     choice = choose_backend(recipe.train.attention, device, torch.float32)
     splits = {
@@ -126,6 +128,7 @@ def network_config(recipe: Recipe, tokenizer: Tokenizer) -> TransformerConfig:
         heads=m.heads,
         cond_dim=m.cond_dim,
         dropout=m.dropout,
+        time_conditioning=recipe.time_conditioning,
     )
 
 

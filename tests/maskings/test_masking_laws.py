@@ -68,7 +68,9 @@ class MasksEverything(Masking):
 @dataclass(frozen=True)
 class OwnRandomness(Masking):
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
-        fresh = MaskNoise(torch.rand_like(noise.time), torch.rand_like(noise.count), torch.rand_like(noise.position))
+        fresh = MaskNoise(
+            torch.rand_like(noise.time), torch.rand_like(noise.count), torch.rand_like(noise.position), noise.level
+        )
         return Count().draw(fresh, context)
 
 
@@ -77,7 +79,7 @@ class MixesSequences(Masking):
     """Sequences borrow each other's noise, so micro-batches would differ from the whole batch."""
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
-        return Count().draw(MaskNoise(noise.time.flip(0), noise.count, noise.position.flip(0)), context)
+        return Count().draw(MaskNoise(noise.time.flip(0), noise.count, noise.position.flip(0), noise.level), context)
 
 
 @dataclass(frozen=True)
