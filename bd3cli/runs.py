@@ -120,7 +120,7 @@ class Run:
 
         A single local file given as `data` is evaluated whole; it is not divided into splits first.
         """
-        recipe = self._require_recipe()
+        recipe = self.require_recipe()
         config = recipe.data
         if data is not None:
             whole = data if Path(data).is_file() else None
@@ -149,7 +149,7 @@ class Run:
         progress: Progress | None = None,
     ) -> Likelihood:
         """Likelihood of a split; what is None comes from the recipe's ``eval`` section."""
-        defaults = self._require_recipe().eval
+        defaults = self.require_recipe().eval
         return likelihood(
             self.model,
             split,
@@ -163,7 +163,12 @@ class Run:
             progress=progress,
         )
 
-    def _require_recipe(self) -> Recipe:
+    def require_recipe(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            InputError: a bare checkpoint has none.
+        """
         if self.recipe is None:
             raise InputError(
                 f"{self.path} is a bare checkpoint: it names no tokenizer and no data, so it cannot be evaluated "

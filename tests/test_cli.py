@@ -23,7 +23,15 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["schedules", "--help"], ["plugins", "list", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["schedules", "--help"],
+        ["plugins", "list", "--help"],
+        ["zeroshot", "--help"],
+        ["eval", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -23,9 +23,13 @@ CheckpointOption = Annotated[str, typer.Option("--checkpoint", help="best, last,
 
 def emit_json(document: dict[str, Any]) -> None:
     """Print the command's one JSON document. Numbers JSON cannot hold become null."""
-    text = json.dumps({"schema": SCHEMA, **finite(document)}, ensure_ascii=False, allow_nan=False, default=str)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json_line({"schema": SCHEMA, **document}))
     sys.stdout.flush()
+
+
+def json_line(document: dict[str, Any]) -> str:
+    """`document` as one line of JSON."""
+    return json.dumps(finite(document), ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def finite(value: Any) -> Any:

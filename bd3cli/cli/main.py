@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from bd3cli import __version__
-from bd3cli.cli import bench, config, data, evaluate, finetune, maskings, plugins, sample, schedules, train, weights
+from bd3cli.cli import (
+    bench,
+    config,
+    data,
+    evaluate,
+    finetune,
+    maskings,
+    plugins,
+    sample,
+    schedules,
+    train,
+    weights,
+    zeroshot,
+)
 from bd3cli.errors import BD3Error
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
@@ -25,6 +38,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
+app.command("zeroshot")(zeroshot.zeroshot)
 app.command("sample")(sample.sample)
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(weights.app, name="weights")
