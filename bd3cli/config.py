@@ -76,7 +76,7 @@ class TrainConfig:
 
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(32, "sequences a step, over all processes and micro-batches")
-    micro_batch_size: int | None = option(None, "sequences a forward pass; None: the whole batch at once")
+    micro_batch_size: int | None = option(None, "sequences a forward pass of a process; None: all of its batch at once")
     learning_rate: float = option(3e-4, "AdamW step size after warmup")
     beta1: float = option(0.9, "AdamW beta1")
     beta2: float = option(0.999, "AdamW beta2")
@@ -88,6 +88,7 @@ class TrainConfig:
     attention: str = option("auto", "block attention backend")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     compile: bool = option(False, "torch.compile the network")
+    parallel: Literal["auto", "ddp", "fsdp"] = option("auto", "how torchrun's processes share the work; auto: ddp")
     log_every: int = option(10, "steps between metric records")
     validate_every: int = option(250, "steps between validations")
     validate_sequences: int = option(256, "sequences of the validation split to use, the same ones every time")

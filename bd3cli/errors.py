@@ -22,6 +22,10 @@ class RunError(BD3Error, RuntimeError):
     """A check or a run failed although its input was well formed (exit code 1)."""
 
 
+class Followed(RunError):
+    """Another process of the same run failed and has told why; this one ends without a word."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` when `word` is close to one of `known`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

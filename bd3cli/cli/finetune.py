@@ -51,6 +51,7 @@ def finetune(
     attention: o.Attention = None,
     device: o.Device = None,
     set_: o.Set = None,
+    max_time: o.MaxTime = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -64,6 +65,8 @@ def finetune(
         schedule=schedule, weight=weight, masking=masking, clip=clip, steps=steps, batch_size=batch_size,
         seed=seed, precision=precision, attention=attention, device=device,
     )  # fmt: skip
+    from bd3cli.training.distributed import joined
+
     if resume:
         from bd3cli.training.resume import resume_recipe
 
@@ -72,8 +75,10 @@ def finetune(
                 "--resume continues the run in --out from its own checkpoint: leave out RUN, --checkpoint, --weights "
                 "and --keep-optimizer."
             )
-        run_and_report(resume_recipe(out, recipe, options, set_ or []), out, json, resume=True)
-        return
+        with joined() as group:
+            resolved = resume_recipe(out, recipe, options, set_ or [])
+            code = run_and_report(resolved, out, json, group, resume=True, max_time=max_time)
+        raise typer.Exit(code)
     if run is None:
         raise InputError("finetune needs the run to start from: bd3cli finetune RUN --block-size 4 --out NEW.")
     if weights not in (None, "averaged", "raw"):
@@ -81,11 +86,14 @@ def finetune(
     from bd3cli.training.finetune import finetune_recipe, load_start
 
     which: Weights | None = weights  # type: ignore[assignment]
-    resolved = finetune_recipe(run, recipe, options, set_ or [])
-    start = load_start(run, checkpoint=checkpoint, weights=which, optimizer=keep_optimizer)
-    record = start.record
-    notice(
-        f"starting from the {record['weights']} weights of {run}, {record['checkpoint']} ({record['family']}, "
-        f"block size {record['block_size']}); {record['optimizer']} optimizer"
-    )
-    run_and_report(resolved, out, json, start=start)
+    with joined() as group:
+        resolved = finetune_recipe(run, recipe, options, set_ or [])
+        start = load_start(run, checkpoint=checkpoint, weights=which, optimizer=keep_optimizer)
+        record = start.record
+        if group.leads:
+            notice(
+                f"starting from the {record['weights']} weights of {run}, {record['checkpoint']} ({record['family']}, "
+                f"block size {record['block_size']}); {record['optimizer']} optimizer"
+            )
+        code = run_and_report(resolved, out, json, group, start=start, max_time=max_time)
+    raise typer.Exit(code)

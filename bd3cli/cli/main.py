@@ -23,7 +23,7 @@ from bd3cli.cli import (
     weights,
     zeroshot,
 )
-from bd3cli.errors import BD3Error
+from bd3cli.errors import BD3Error, Followed
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
 
@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = hoist_global_flags(sys.argv[1:] if argv is None else argv)
     try:
         app(args=arguments, prog_name="bd3cli")
+    except Followed as error:
+        sys.exit(error.exit_code)
     except BD3Error as error:
         _report(str(error), error)
         sys.exit(error.exit_code)

@@ -30,6 +30,10 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random.", met
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", metavar="P")]
 Attention = Annotated[str | None, typer.Option(help="Block attention backend.", metavar="NAME")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", metavar="D")]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(help="Save a checkpoint and leave after this long, e.g. 90m, 3600s, 1h30m.", metavar="TIME"),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Set any recipe key; repeatable.", metavar="SECTION.KEY=VALUE")
 ]
@@ -64,3 +68,26 @@ def resolve_options(recipe: str | None, overrides: list[str] | None, **options: 
     from bd3cli.resolve import resolve
 
     return resolve(recipe, given_options(**options), overrides or ())
+
+
+def seconds(text: str | None) -> float | None:
+    """Seconds of a duration such as ``90m``, ``3600s``, ``1h30m`` or ``1.5h``; a bare number is seconds.
+
+    Raises:
+        InputError: not a duration, or none at all.
+    """
+    import re
+
+    from bd3cli.errors import InputError
+
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
+    try:
+        numbers = [float(part or 0) for part in parts.groups()] if parts else []
+    except ValueError:
+        numbers = []
+    total = sum(n * unit for n, unit in zip(numbers, (86400, 3600, 60, 1), strict=False))
+    if total <= 0:
+        raise InputError(f"--max-time {text!r} is not a duration. Give, for example, 90m, 3600s or 1h30m.")
+    return total

@@ -15,6 +15,7 @@ from bd3cli.cli.common import JsonFlag, emit_json, notice
 if TYPE_CHECKING:
     from bd3cli.resolve import Resolved
     from bd3cli.runs import Run
+    from bd3cli.training.distributed import Group
     from bd3cli.training.finetune import Start
     from bd3cli.training.loop import TrainResult
 
@@ -41,6 +42,7 @@ def train(
     attention: o.Attention = None,
     device: o.Device = None,
     set_: o.Set = None,
+    max_time: o.MaxTime = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -49,42 +51,53 @@ def train(
     Ends with a perplexity, a sample and the run's path. Ctrl-C saves a checkpoint; --resume continues.
     """
     from bd3cli.resolve import resolve
+    from bd3cli.training.distributed import joined
 
     options = o.given_options(
         family=family, block_size=block_size, length=length, model=model, data=data, tokenizer=tokenizer,
         schedule=schedule, weight=weight, masking=masking, clip=clip, steps=steps, batch_size=batch_size,
         seed=seed, precision=precision, attention=attention, device=device,
     )  # fmt: skip
-    if resume:
-        from bd3cli.training.resume import resume_recipe
+    with joined() as group:  # under torchrun a mistake is reported once
+        if resume:
+            from bd3cli.training.resume import resume_recipe
 
-        resolved = resume_recipe(out, recipe, options, set_ or [])
-    else:
-        resolved = resolve(recipe, options, set_ or [])
-    run_and_report(resolved, out, json, resume=resume)
+            resolved = resume_recipe(out, recipe, options, set_ or [])
+        else:
+            resolved = resolve(recipe, options, set_ or [])
+        code = run_and_report(resolved, out, json, group, resume=resume, max_time=max_time)
+    raise typer.Exit(code)
 
 
 def run_and_report(
-    resolved: Resolved, out: Path | None, json: bool, *, resume: bool = False, start: Start | None = None
-) -> None:
-    """Train with progress on stderr; the outcome on stdout, and as the exit code when a signal ended it."""
-    run = out or Path("runs") / f"{resolved.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    result = _run(resolved, run, resume, start)
-    if result.signal is not None:
-        hint = f"--resume --out {run} continues"
-        sys.stderr.write(f"bd3cli: interrupted at step {result.step}; a checkpoint is saved, {hint}.\n")
-        if json:
-            emit_json({"run": str(run), "status": result.status, "step": result.step})
-        raise typer.Exit(128 + result.signal)
-    _finish(result, json)
-
-
-def _run(resolved: Resolved, run: Path, resume: bool, start: Start | None) -> TrainResult:
+    resolved: Resolved,
+    out: Path | None,
+    json: bool,
+    group: Group,
+    *,
+    resume: bool = False,
+    start: Start | None = None,
+    max_time: str | None = None,
+) -> int:
+    """Train with progress on stderr and the outcome on stdout; the exit code, which tells of a signal."""
     from bd3cli.cli.progress import TrainingProgress
     from bd3cli.training.loop import train as train_loop
 
+    seconds = o.seconds(max_time)
+    run = out or Path("runs") / f"{resolved.recipe.name}-{group.from_leader(time.strftime('%Y%m%d-%H%M%S'))}"
     with TrainingProgress(run) as reporter:
-        return train_loop(resolved, run, argv=sys.argv[1:], resume=resume, start=start, reporter=reporter)
+        result = train_loop(
+            resolved, run, argv=sys.argv[1:], resume=resume, start=start, reporter=reporter, max_time=seconds
+        )
+    if result.status == "finished":
+        if group.leads:
+            _finish(result, json)
+        return 0
+    if group.leads:
+        notice(f"{result.status} at step {result.step}; a checkpoint is saved, --resume --out {run} continues.")
+        if json:
+            emit_json({"run": str(run), "status": result.status, "step": result.step})
+    return 0 if result.signal is None else 128 + result.signal
 
 
 def _finish(result: TrainResult, json: bool) -> None:

@@ -7,8 +7,8 @@ draw their own masks, under p(t) = t or its exact count form.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,19 @@ class Likelihood:
     sequences: list[int]
     fingerprint: str
     per_seed: np.ndarray
+
+    @staticmethod
+    def merge(shares: Sequence[Likelihood]) -> Likelihood:
+        """One likelihood from the shares of several processes."""
+        order = np.argsort(np.concatenate([share.sequences for share in shares]), kind="stable")
+        return replace(
+            shares[0],
+            nelbo=np.concatenate([share.nelbo for share in shares])[order],
+            tokens=np.concatenate([share.tokens for share in shares])[order],
+            bytes=sum(share.bytes for share in shares),
+            sequences=sorted(i for share in shares for i in share.sequences),
+            per_seed=np.concatenate([share.per_seed for share in shares], axis=1)[:, order],
+        )
 
     @property
     def nats_per_token(self) -> float:
@@ -112,6 +125,7 @@ def likelihood(
     seeds: int = 1,
     batch_size: int = 32,
     progress: Progress | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Likelihood:
     """Evaluate `model` on a split.
 
@@ -122,6 +136,7 @@ def likelihood(
         sequences: evaluate a fixed random subset of this many; the same one for every model and seed.
         seed: of the masks.
         seeds: repeat with this many seeds from `seed` on and take the mean; shows the Monte Carlo error.
+        share: (i, n) for the i-th of n processes: evaluate every n-th of those sequences, for `Likelihood.merge`.
 
     Raises:
         InputError: too few sequences, or an estimator that cannot serve this model.
@@ -132,6 +147,7 @@ def likelihood(
             f"The split has {len(split)} sequence(s) of {model.config.length} tokens; an interval needs at "
             "least 2. Use more text or a shorter length."
         )
+    chosen = chosen[share[0] :: share[1]]
     schemes: list[Estimator | None] = [None]
     if model.config.family != "ar":
         c = model.config
@@ -144,7 +160,7 @@ def likelihood(
     exact = scheme is None or scheme.name == "exact" or (model.config.block_size == 1 and scheme.name == "count")
     if exact:
         schemes = schemes[:1]  # other seeds would repeat it
-    nelbo, tokens, byte_count = [], [], 0
+    nelbo, tokens, byte_count = [np.zeros((len(schemes), 0))], [np.zeros(0, dtype=np.int64)], 0
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))

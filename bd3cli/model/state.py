@@ -17,6 +17,16 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     Raises:
         InputError: listing every missing, unexpected and mis-shaped tensor.
     """
+    require_fit(module, tensors, source)
+    module.load_state_dict(dict(tensors))
+
+
+def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse `tensors` that are not exactly those of `module`.
+
+    Raises:
+        InputError: listing every missing, unexpected and mis-shaped tensor.
+    """
     own = module.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - own.keys())
@@ -35,7 +45,6 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
             f"{source} does not fit this network. {'; '.join(problems)}. "
             "Check that the checkpoint and its configuration belong together."
         )
-    module.load_state_dict(dict(tensors))
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:

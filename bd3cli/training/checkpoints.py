@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +26,10 @@ from torch import Tensor
 
 from bd3cli.errors import InputError, RunError
 
+T = TypeVar("T")
 NAME = re.compile(r"step-\d{8}")
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
+BEST = "best.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class CheckpointStore:
     def best(self) -> str | None:
         """Name of the checkpoint with the lowest validation NELBO, if one was validated."""
         try:
-            name = json.loads((self.folder / "best.json").read_text())["checkpoint"]
+            name = json.loads((self.folder / BEST).read_text())["checkpoint"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return name if name in self.names() else None
@@ -100,38 +105,75 @@ class CheckpointStore:
             RunError: the disk refused; earlier checkpoints are untouched.
         """
         name = f"step-{step:08d}"
-        part = self.folder / f".{name}.part-{os.getpid()}"
+        part = self.folder / f".{name}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(part, ignore_errors=True)
+            self._sweep()
             part.mkdir()
             save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, part / MODEL)
             if average is not None:
                 save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, part / AVERAGE)
-            torch.save(optimizer, part / OPTIMIZER)
+            _save_pickle(optimizer, part / OPTIMIZER)
             files = sorted(p.name for p in part.iterdir())
             state = {"schema": 1, "step": step, "sha256": {f: file_sha256(part / f) for f in files}, **extra}
             (part / STATE).write_text(json.dumps(state, indent=1) + "\n")
             for file in part.iterdir():
                 _flush(file)
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            self._discard(name)  # a damaged one, passed over when the run was resumed
             part.rename(self.folder / name)
             _flush(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            kept = self.names()
-            raise RunError(
-                f"Checkpoint {name} could not be written to {self.folder}: {error}. "
-                + (f"{kept[-1]} is intact; free some space and resume." if kept else "There is none before it.")
-            ) from error
+            raise self._refusal(name, error) from error
         self._retain()
         return name
 
+    def _refusal(self, name: str, error: Exception) -> RunError:
+        kept = self.names()
+        reason = (error.strerror if isinstance(error, OSError) else None) or (str(error).splitlines() or ["?"])[0]
+        return RunError(
+            f"Checkpoint {name} could not be written to {self.folder}: {reason.rstrip('.')}. "
+            + (f"{kept[-1]} is intact; free some space and resume." if kept else "There is none before it.")
+        )
+
     def mark_best(self, name: str, nats_per_token: float) -> None:
-        part = self.folder / f".best.json.part-{os.getpid()}"
-        part.write_text(json.dumps({"checkpoint": name, "nats_per_token": nats_per_token}) + "\n")
-        part.replace(self.folder / "best.json")
+        """Record the best checkpoint so far.
+
+        Raises:
+            RunError: the disk refused.
+        """
+        part = self.folder / f".{BEST}.part"
+        try:
+            part.write_text(json.dumps({"checkpoint": name, "nats_per_token": nats_per_token}) + "\n")
+            part.replace(self.folder / BEST)
+        except OSError as error:
+            raise self._refusal(BEST, error) from error
         self._retain()
+
+    def best_nats(self) -> float:
+        """Nats per token of the best checkpoint; infinite when there is none."""
+        try:
+            return float(json.loads((self.folder / BEST).read_text())["nats_per_token"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return math.inf
+
+    def mend_best(self, step: int) -> None:
+        """Find the best checkpoint again, among the good ones up to `step`, where a resumed run goes on.
+
+        A run may have been killed after it wrote a checkpoint and before it marked it as the best.
+        """
+        results = {}
+        for name in self.names():
+            if int(name.removeprefix("step-")) > step:
+                continue
+            with contextlib.suppress(InputError):
+                results[name] = validated_nats(self._verified(name).state)
+        known = {name: nats for name, nats in results.items() if nats is not None}
+        if known:
+            best = min(known, key=lambda name: (known[name], name))
+            self.mark_best(best, known[best])
+        else:
+            (self.folder / BEST).unlink(missing_ok=True)
 
     def load(self, which: str = "last") -> Checkpoint:
         """Read and verify ``last``, ``best`` or a named checkpoint.
@@ -147,12 +189,16 @@ class CheckpointStore:
             raise InputError(f"There is no checkpoint {which!r} in {self.folder}. There are: {', '.join(names)}.")
         return self._verified(name)
 
-    def load_latest_good(self) -> tuple[Checkpoint, list[str]]:
-        """The newest checkpoint that verifies, and why newer ones were passed over."""
+    def load_latest_good(self, read: Callable[[Checkpoint], T]) -> tuple[T, list[str]]:
+        """What `read` makes of the newest checkpoint that verifies and that it accepts; why it is not a newer one.
+
+        Raises:
+            InputError: no checkpoint is usable.
+        """
         refused: list[str] = []
         for name in reversed(self.names()):
             try:
-                return self._verified(name), refused
+                return read(self._verified(name)), refused
             except InputError as error:
                 refused.append(str(error))
         detail = f" {refused[0]}" if refused else ""
@@ -182,7 +228,36 @@ class CheckpointStore:
         names = self.names()
         for name in names[: -self.keep]:
             if name != self.best():
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        """Remove a checkpoint in one step, so that half of one is never found under its name."""
+        if (self.folder / name).is_dir():
+            gone = self.folder / f".{name}.gone"
+            shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (self.folder / name).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed left half written or half removed."""
+        for path in [*self.folder.glob(".step-*.part*"), *self.folder.glob(".step-*.gone")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def validated_nats(state: dict[str, Any]) -> float | None:
+    """Nats per token of the validation a checkpoint was written with, if there was one."""
+    try:
+        value = float(state["validation"]["nats_per_token"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _save_pickle(state: dict[str, Any], path: Path) -> None:
+    """`torch.save` through a file of ours: its own writer turns a full disk into an abort or a riddle."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def file_sha256(path: Path) -> str:

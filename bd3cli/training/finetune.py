@@ -12,13 +12,14 @@ from torch import Tensor
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
-from bd3cli.model import TransformerConfig, load_tensors
+from bd3cli.model import TransformerConfig
 from bd3cli.model.convert import starting_weights
-from bd3cli.model.state import weights_sha256
+from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.model.upstream import is_upstream
 from bd3cli.resolve import Resolved, known_keys, resolve
 from bd3cli.runs import read_recipe
 from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.record import RECORD, RunDirectory
 from bd3cli.training.trainer import Trainer, network_config
 
@@ -57,7 +58,9 @@ class Start:
                 f"{trainer.tokenizer.fingerprint[:12]}, recorded {self.tokenizer[:12]}): its token ids would mean "
                 "other tokens. Leave data.tokenizer as it is, or train from scratch."
             )
-        load_tensors(trainer.model, starting_weights(self.tensors, self.config, trainer.model), source)
+        tensors = starting_weights(self.tensors, self.config, trainer.unsharded(trainer.model))
+        require_fit(trainer.model, tensors, source)
+        spread_weights(trainer.group, trainer.model, tensors)
         if self.optimizer is not None:
             keep_optimizer(trainer, self.optimizer, self.config, source)
 
@@ -74,7 +77,8 @@ def keep_optimizer(trainer: Trainer, state: dict[str, Any], config: TransformerC
             f"{trainer.model.config.family!r} has. Leave it out: the optimizer then starts afresh."
         )
     own = trainer.optimizer.state_dict()
-    trainer.optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+    kept = {"state": state["state"], "param_groups": own["param_groups"]}
+    spread_optimizer_state(trainer.group, trainer.model, trainer.optimizer, kept)
 
 
 def finetune_recipe(

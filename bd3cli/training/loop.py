@@ -7,31 +7,31 @@ is the uninterrupted run: there is no generator state to save.
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bd3cli.diffusion.batch import Batch, maskable, weighted_nll
-from bd3cli.errors import InputError, RunError
+from bd3cli.diffusion.batch import Batch, maskable
+from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
 from bd3cli.resolve import Resolved
 from bd3cli.rng import derive_seed
 from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.distributed import accumulating, joined, whole
 from bd3cli.training.finetune import Start
+from bd3cli.training.guards import Guard
 from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
-from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, prepare, restore
+from bd3cli.training.stopping import stop_requests
+from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, full_state, prepare, read_state, restore
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TrainResult:
     """How training ended.
 
     Attributes:
-        status: ``finished`` or ``interrupted``.
+        status: ``finished``, ``interrupted`` by a signal, or ``paused`` when its time was up.
         signal: the signal that interrupted it, or None.
         validation: the last validation, or None when it never came to one.
     """
@@ -59,62 +59,100 @@ def train(
     resume: bool = False,
     start: Start | None = None,
     reporter: Reporter | None = None,
+    max_time: float | None = None,
 ) -> TrainResult:
     """Train a model as `resolved` says, in the run directory `out`.
 
-    A new run begins with fresh weights, or with those of `start`, see `bd3cli.training.finetune`.
+    A new run begins with fresh weights, or with those of `start`, see `bd3cli.training.finetune`. Under torchrun
+    every process calls this alike, and they share the work.
+
+    Args:
+        max_time: seconds from now after which to save a checkpoint and leave.
 
     Raises:
         InputError: the recipe, the data or the run directory cannot be used.
         RunError: training failed: non-finite loss, or a checkpoint could not be written.
     """
-    reporter = reporter or Silent()
-    recipe, run = resolved.recipe, RunDirectory(out)
-    if not resume:
-        run.refuse_unfit()
-    trainer = prepare(recipe, reporter)
-    store = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
-    if resume:
-        check_data_unchanged(run.read_record(), trainer)
-        checkpoint, refused = store.load_latest_good()
-        for text in refused:
-            reporter.notice(f"Passed over a checkpoint: {text}")
-        restore(trainer, checkpoint)
-        if trainer.step >= recipe.train.steps:
-            raise InputError(
-                f"{out} is finished: it has trained {trainer.step} of {recipe.train.steps} steps. "
-                "Raise --steps to go on."
-            )
-        run.rewind_metrics(trainer.step)
-        resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
-        run.update_record(status="running", resumes=resumes, recipe=resolved.values())
-    else:
-        if start is not None:
+    deadline = None if max_time is None else time.monotonic() + max_time
+    with joined() as group:
+        reporter = reporter if reporter is not None and group.leads else Silent()
+        recipe, run = resolved.recipe, RunDirectory(out)
+        if not resume and group.leads:
+            run.refuse_unfit()
+        trainer = prepare(recipe, reporter, group)
+        store = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
+        if start is not None and not resume:
             start.apply(trainer)
-        descent = {} if start is None else {"parent": start.record}
-        run.create(resolved, new_record(resolved, argv or [], **facts(trainer), **descent))
-    try:
-        result = run_steps(trainer, run, store, reporter)
-    except BaseException:
-        run.update_record(status="failed", step=trainer.step)
-        raise
-    summary = result.validation.summary() if result.validation else None
-    run.update_record(status=result.status, step=result.step, validation=summary, progress=progress(trainer))
+        if not resume and group.leads:
+            descent = {} if start is None else {"parent": start.record}
+            run.create(resolved, new_record(resolved, argv or [], **facts(trainer), **descent))
+        with run.claimed() if group.leads else nullcontext():
+            if resume:
+                take_up(trainer, run, store, reporter)
+            if resume and group.leads:
+                resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
+                run.update_record(status="running", resumes=resumes, recipe=resolved.values())
+            try:
+                result = run_steps(trainer, run, store, reporter, deadline)
+            except BaseException:
+                if group.leads:
+                    with suppress(BD3Error, OSError):  # a full disk is reported by what it stopped
+                        run.update_record(status="failed", step=trainer.step)
+                raise
+            if group.leads:
+                summary = result.validation.summary() if result.validation else None
+                done = progress(trainer)
+                run.update_record(status=result.status, step=result.step, validation=summary, progress=done)
     return result
 
 
-def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporter: Reporter) -> TrainResult:
+def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporter: Reporter) -> None:
+    """Put the trainer where the newest good checkpoint left it, and the run's files with it."""
+    saved = None
+    if trainer.group.leads:
+        record = run.read_record()
+        check_data_unchanged(record, trainer)
+        if store.names():
+            saved, refused = store.load_latest_good(partial(read_state, trainer))
+            for text in refused:
+                reporter.notice(f"Passed over a checkpoint: {text}")
+            if saved.step > trainer.recipe.train.steps or (
+                saved.step == trainer.recipe.train.steps and record.get("status") == "finished"
+            ):
+                raise InputError(
+                    f"{run.path} is finished: it has trained {saved.step} of {trainer.recipe.train.steps} steps. "
+                    "Raise --steps to go on."
+                )
+        elif "parent" in record:
+            raise InputError(
+                f"{run.path} has no checkpoint yet, and its first weights came from {record['parent'].get('run')}. "
+                "Give the command that began it again, with another --out."
+            )
+        else:
+            reporter.notice("There is no checkpoint yet: starting again from step 0.")
+    if trainer.group.from_leader(saved is not None):
+        restore(trainer, saved)
+    if trainer.group.leads:
+        run.rewind_metrics(trainer.step)
+        store.mend_best(trainer.step)
+
+
+def run_steps(
+    trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporter: Reporter, deadline: float | None = None
+) -> TrainResult:
     """The loop itself."""
-    t = trainer.recipe.train
+    t, group = trainer.recipe.train, trainer.group
+    guard = Guard(trainer, run, reporter)
     result: Likelihood | None = None
-    with stop_signals() as stopped:
+    with stop_requests(deadline, group) as stop:
         clock, tokens = time.perf_counter(), 0
         for data in prefetch(partial(step_data, trainer), trainer.step, t.steps):
-            loss, norm = optimizer_step(trainer, data)
+            loss, norm = optimizer_step(trainer, data, guard)
             tokens += data.predicted
             step, last = trainer.step, trainer.step == t.steps
 
             if step % t.log_every == 0 or last or step == 1:
+                guard.check()
                 elapsed = time.perf_counter() - clock
                 metrics: dict[str, float] = {
                     "loss": loss.item(),
@@ -123,22 +161,29 @@ def run_steps(trainer: Trainer, run: RunDirectory, store: CheckpointStore, repor
                     "tokens_per_second": tokens / elapsed,
                     "masked_tokens": trainer.masked_tokens,
                 }
-                refuse_nonfinite(metrics, trainer, data.indices)
-                run.append_metrics({"step": step, **metrics})
+                if group.leads:
+                    run.append_metrics({"step": step, **metrics})
                 reporter.step(step, t.steps, metrics)
                 clock, tokens = time.perf_counter(), 0
 
             validated = None
             if step % t.validate_every == 0 or last:
+                guard.check()
                 validated = result = validate(trainer)
-                run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer)})
+                if group.leads:
+                    run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer)})
                 reporter.validation(step, validated)
                 clock = time.perf_counter()
-            if step % t.checkpoint_every == 0 or last or stopped or validated is not None:
-                save(trainer, store, validated)
+            leaving = stop.agreed(group) and not last
+            if step % t.checkpoint_every == 0 or last or leaving or validated is not None:
+                guard.check()
+                save(trainer, run, store, validated)
                 clock = time.perf_counter()
-            if stopped and not last:
-                return TrainResult(run.path, "interrupted", step, stopped[0], result)
+            if leaving:
+                status = "paused" if stop.signal is None else "interrupted"
+                return TrainResult(run.path, status, step, stop.signal, result)
+    if result is None:  # killed between its last checkpoint and the end
+        result = validate(trainer)
     return TrainResult(run.path, "finished", trainer.step, None, result)
 
 
@@ -147,9 +192,9 @@ class StepData:
     """What one step trains on.
 
     Attributes:
-        indices: sequences of the batch.
-        predicted: tokens the batch predicts, which the loss is divided by.
-        batches: one for each micro-batch.
+        indices: sequences of the whole batch, in order; each process has consecutive ones.
+        predicted: tokens the whole batch predicts, which the loss is divided by.
+        batches: one for each micro-batch of this process.
     """
 
     indices: list[int]
@@ -165,35 +210,47 @@ def step_data(trainer: Trainer, step: int) -> StepData:
     """
     recipe, t, objective = trainer.recipe, trainer.recipe.train, trainer.objective_at(step)
     indices = trainer.order.indices(step)
-    tokens = torch.from_numpy(trainer.train.tokens(indices))
     valid = torch.from_numpy(trainer.train.valid(indices))
-    noise = MaskNoise.draw(len(indices), tokens.shape[1], objective.block_size, recipe.seed, "mask", step)
-    micro = t.micro_batch_size or len(indices)
+    noise = MaskNoise.draw(len(indices), valid.shape[1], objective.block_size, recipe.seed, "mask", step)
+    own = trainer.group.rows(len(indices))
+    tokens = torch.from_numpy(trainer.train.tokens(indices[own]))
+    count = own.stop - own.start
+    micro = min(t.micro_batch_size or count, count)
     batches = []
-    for start in range(0, len(indices), micro):
-        rows = slice(start, start + micro)
-        part = noise.rows(start, start + micro)
-        batches.append(objective.batch(tokens[rows], valid[rows], part, step / t.steps))
+    for start in range(0, count, micro):
+        stop = min(start + micro, count)
+        rows = slice(own.start + start, own.start + stop)
+        part = noise.rows(rows.start, rows.stop)
+        batches.append(objective.batch(tokens[start:stop], valid[rows], part, step / t.steps))
     return StepData(indices, int(maskable(valid).sum()), batches)
 
 
-def optimizer_step(trainer: Trainer, data: StepData) -> tuple[Tensor, Tensor]:
-    """One update; the loss in nats per predicted token, and the gradient norm before clipping."""
-    t = trainer.recipe.train
-    torch.manual_seed(derive_seed(trainer.recipe.seed, "dropout", trainer.step))
+def optimizer_step(trainer: Trainer, data: StepData, guard: Guard | None = None) -> tuple[Tensor, Tensor]:
+    """One update; the loss in nats per predicted token, and the gradient norm before clipping.
+
+    Gradients come out of `trainer.loss` as the mean over processes, so each one's share of the loss is scaled
+    by their number.
+    """
+    t, group = trainer.recipe.train, trainer.group
+    own = (group.rank,) if group.rank else ()  # dropout differs between processes
+    torch.manual_seed(derive_seed(trainer.recipe.seed, "dropout", trainer.step, *own))
     total, nll = torch.zeros((), device=trainer.device), []
     trainer.model.train()
-    for batch in data.batches:
-        with trainer.precision.autocast(trainer.device):
-            loss, token_nll = weighted_nll(trainer.model, batch.to(trainer.device), trainer.network)
-            loss = loss / data.predicted
-        loss.backward()
+    for i, batch in enumerate(data.batches, start=1):
+        with accumulating(trainer.loss, last=i == len(data.batches)):
+            with trainer.precision.autocast(trainer.device):
+                loss, token_nll = trainer.loss(batch.to(trainer.device), trainer.network)
+                loss = loss / data.predicted
+            (loss * group.size).backward()
         total += loss.detach()
         nll.append(token_nll)
-    trainer.masked_tokens += sum(len(batch.target) for batch in data.batches)
+    total = group.sum(total)
+    norm = whole(nn.utils.clip_grad_norm_(trainer.model.parameters(), t.gradient_clip or math.inf))
+    if guard is not None:
+        guard.note(total, norm, data)
+    trainer.masked_tokens += group.total(sum(len(batch.target) for batch in data.batches))
     if trainer.learned is not None:
-        trainer.learned.observe(trainer.step, data.batches, nll)
-    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), t.gradient_clip or math.inf)
+        trainer.learned.observe(trainer.step, data.batches, nll, group.rows_of_all)
     trainer.optimizer.step()
     trainer.warmup.step()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -210,67 +267,36 @@ def progress(trainer: Trainer) -> dict[str, Any]:
 
 
 def validate(trainer: Trainer) -> Likelihood:
-    """NELBO of the averaged weights on the same validation sequences and masks every time."""
-    recipe = trainer.recipe
-    return likelihood(
-        trainer.evaluated,
+    """NELBO of the averaged weights on the same validation sequences and masks every time.
+
+    Processes take turns at the sequences; every one gets the whole result.
+    """
+    recipe, group = trainer.recipe, trainer.group
+    part = likelihood(
+        trainer.evaluated(),
         trainer.validation,
         trainer.tokenizer,
         sequences=recipe.train.validate_sequences,
         draws=recipe.eval.draws,
         seed=recipe.eval.seed,
         batch_size=recipe.eval.batch_size,
+        share=(group.rank, group.size),
     )
+    return Likelihood.merge(group.gather(part))
 
 
-def save(trainer: Trainer, store: CheckpointStore, validated: Likelihood | None) -> None:
+def save(trainer: Trainer, run: RunDirectory, store: CheckpointStore, validated: Likelihood | None) -> None:
+    """Write a checkpoint. All processes gather the state, the leader writes it."""
+    state = full_state(trainer)
+    if not trainer.group.leads:
+        return
+    run.flush_metrics()
     name = store.save(
-        trainer.step,
-        trainer.model.state_dict(),
-        trainer.evaluated.state_dict() if trainer.average is not None else None,
-        {
-            "optimizer": trainer.optimizer.state_dict(),
-            "warmup": trainer.warmup.state_dict(),
-            "progress": trainer.progress_state(),
-        },
+        state.step,
+        state.model,
+        state.average,
+        {"optimizer": state.optimizer, "warmup": state.warmup, "progress": state.progress},
         {"validation": validated.summary() if validated else None},
     )
-    if validated is None:
-        return
-    best = store.best()
-    known = store.load(best).state["validation"] if best else None
-    if known is None or validated.nats_per_token < known["nats_per_token"]:
+    if validated is not None and validated.nats_per_token < store.best_nats():
         store.mark_best(name, validated.nats_per_token)
-
-
-def refuse_nonfinite(metrics: dict[str, float], trainer: Trainer, indices: list[int]) -> None:
-    if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
-        shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-        objective = trainer.recipe.objective
-        raise RunError(
-            f"The loss is {metrics['loss']} with gradient norm {metrics['gradient_norm']} at step {trainer.step} "
-            f"(schedule {objective.schedule}, weight {objective.weight}, masking {objective.masking}, sequences "
-            f"{shown}). The last checkpoint is intact; lower train.learning_rate or use --precision fp32."
-        )
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying, so that the loop can save and leave; a second one dies."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: a notebook server, say
-        previous = {}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -6,21 +6,24 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from bd3cli import __version__
-from bd3cli.errors import InputError
+from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins, metadata_version
 from bd3cli.registry import Registry
 from bd3cli.resolve import Resolved, to_toml
 from bd3cli.spec import parse_spec
 
-RECORD, RECIPE, METRICS = "run.json", "recipe.toml", "metrics.jsonl"
+RECORD, RECIPE, METRICS, LOCK = "run.json", "recipe.toml", "metrics.jsonl", ".lock"
 LIBRARIES = ("torch", "numpy", "datasets", "tiktoken", "scipy", "xformers", "safetensors", "typer", "pluggy")
 
 
@@ -60,8 +63,8 @@ class RunDirectory:
         self.refuse_unfit()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / RECIPE).write_text(to_toml(resolved.recipe), encoding="utf-8")
-            self.write_record(record)
+            self._replace(RECIPE, to_toml(resolved.recipe))
+            self._replace(RECORD, _record_text(record))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}. Choose another --out.") from error
 
@@ -84,21 +87,31 @@ class RunDirectory:
             raise InputError(f"{self.path / RECORD} cannot be read: {error}.") from error
         return record
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        part = self.path / f".{RECORD}.part-{os.getpid()}"
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        part.replace(self.path / RECORD)
-
     def update_record(self, **changes: Any) -> None:
-        self.write_record(self.read_record() | changes)
+        """Change fields of the run record.
+
+        Raises:
+            RunError: the disk refused; the record is as it was.
+        """
+        with self._writing(RECORD):
+            self._replace(RECORD, _record_text(self.read_record() | changes))
 
     def save_sample(self, name: str, text: str) -> None:
-        folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        with self._writing(f"samples/{name}"):
+            (self.path / "samples").mkdir(exist_ok=True)
+            self._replace(f"samples/{name}", text + "\n")
+
+    def save_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
+        with self._writing(name):
+            self._replace(name, json.dumps(facts, indent=1, default=str) + "\n")
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        """Add a line to the metrics.
+
+        Raises:
+            RunError: the disk refused; a resumed run drops what was written of the line.
+        """
+        with self._writing(METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, step: int) -> None:
@@ -107,13 +120,62 @@ class RunDirectory:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with self._writing(METRICS):
+            self._replace(METRICS, "".join(line + "\n" for line in kept))
+
+    def flush_metrics(self) -> None:
+        """See to it that the metrics outlive a loss of power, as the checkpoint written next will."""
+        with self._writing(METRICS), (self.path / METRICS).open("ab") as file:
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run, so that two processes never train in it at once.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InputError(f"{self.path} is being trained by another process. Wait for it, or stop it.") from error
+        except (OSError, NotImplementedError):  # a file system without locks: go on without
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file of the run, whole or not at all."""
+        path = self.path / name
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.path / name} could not be written: {error.strerror}. The last checkpoint is intact; "
+                f"make room, then continue with --resume --out {self.path}."
+            ) from error
+
+
+def _record_text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, Any]:

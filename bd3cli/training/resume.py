@@ -22,6 +22,7 @@ CHANGEABLE = frozenset(
         "train.device",
         "train.attention",
         "train.compile",
+        "train.parallel",
         "data.workers",
     }
 )

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from bd3cli.attention import choose_backend
 from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
 from bd3cli.device import Precision, choose_device, choose_precision
+from bd3cli.diffusion.batch import Batch, weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
-from bd3cli.model import Transformer, TransformerConfig, load_tensors
+from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.model.state import require_fit
 from bd3cli.rng import derive_seed
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import Checkpoint
+from bd3cli.training.distributed import (
+    Group,
+    choose_parallel,
+    full_optimizer_state,
+    full_weights,
+    parallelise,
+    shard,
+    spread_optimizer_state,
+    spread_weights,
+)
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.optimizer import make_average, make_optimizer, make_warmup
 from bd3cli.training.reporter import Reporter
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass
@@ -47,17 +61,32 @@ class Trainer:
     train: PackedSplit
     validation: PackedSplit
     network: Callable[..., Tensor]
+    loss: nn.Module
     order: DataOrder
+    group: Group
+    parallel: str
     learned: LearnedMasking | None = None
     step: int = 0
     masked_tokens: int = 0
 
     @property
-    def evaluated(self) -> Transformer:
-        """The weights used in evaluation: the average when there is one."""
+    def averaged(self) -> Transformer:
+        """The weights used in evaluation: the average when there is one. Sharded under FSDP2."""
         averaged = self.model if self.average is None else self.average.module
         assert isinstance(averaged, Transformer)
         return averaged
+
+    def evaluated(self) -> Transformer:
+        """The averaged weights, whole. Under FSDP2 all processes must ask together."""
+        return self.unsharded(self.averaged)
+
+    def unsharded(self, model: Transformer) -> Transformer:
+        """`model`, or a copy of it whose weights are whole. Under FSDP2 all processes must ask together."""
+        if self.parallel != "fsdp":
+            return model
+        copy = Transformer(model.config, model.attention).to(self.device)
+        copy.load_state_dict(full_weights(model))
+        return copy
 
     def objective_at(self, step: int) -> Objective:
         """The objective of a step counted from 0; for the step at hand and the next."""
@@ -74,9 +103,24 @@ class Trainer:
             self.learned.load_state_dict(state["masking"])
 
 
-def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
+class TrainingLoss(nn.Module):
+    """The differentiated part of a step as one module, whose whole forward pass DDP and FSDP2 see."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, network: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        """`weighted_nll` of a batch; `network` stands in for the model's own forward pass."""
+        return weighted_nll(self.model, batch, network)
+
+
+def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> Trainer:
     """Data, network, objective and optimizer of a recipe; nothing is written yet."""
-    device = choose_device(recipe.train.device)
+    group = group or Group()
+    parallel = choose_parallel(recipe.train.parallel, group)
+    refuse_unshareable(recipe, group)
+    device = group.device(choose_device(recipe.train.device))
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     objective = Objective.build(
         recipe.objective, tokenizer.mask_id, recipe.block_size, time_conditioning=recipe.time_conditioning
@@ -91,6 +135,10 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
         objective = replace(objective, token_counts=token_counts(splits["train"], tokenizer.vocab_size))
     torch.manual_seed(derive_seed(recipe.seed, "initialisation"))
     model = Transformer(config, choice.name).to(device)
+    average = make_average(model, recipe.train.ema) if recipe.train.ema else None
+    loss = parallelise(TrainingLoss(model), model, parallel, device)
+    if average is not None and parallel == "fsdp":
+        shard(average.module, cast("Transformer", average.module))
     optimizer = make_optimizer(model.parameters(), recipe.train)
     if recipe.train.warmup > recipe.warmup_steps:
         reporter.notice(
@@ -102,7 +150,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
         device=device,
         precision=choose_precision(recipe.train.precision, device),
         model=model,
-        average=make_average(model, recipe.train.ema) if recipe.train.ema else None,
+        average=average,
         optimizer=optimizer,
         warmup=make_warmup(optimizer, recipe),
         objective=objective,
@@ -110,9 +158,25 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Trainer:
         train=splits["train"],
         validation=splits["validation"],
         network=torch.compile(model) if recipe.train.compile else model,
+        loss=loss,
         order=DataOrder(len(splits["train"]), recipe.train.batch_size, recipe.seed),
+        group=group,
+        parallel=parallel,
         learned=LearnedMasking.of(objective.masking, recipe.block_size),
     )
+
+
+def refuse_unshareable(recipe: Recipe, group: Group) -> None:
+    """Refuse a batch that the processes cannot share evenly.
+
+    Raises:
+        InputError: with the numbers.
+    """
+    if recipe.train.batch_size % group.size:
+        raise InputError(
+            f"train.batch_size {recipe.train.batch_size} cannot be shared evenly by {group.size} processes. "
+            f"Choose a multiple of {group.size}, or another --nproc-per-node."
+        )
 
 
 def network_config(recipe: Recipe, tokenizer: Tokenizer) -> TransformerConfig:
@@ -147,6 +211,7 @@ def facts(trainer: Trainer) -> dict[str, Any]:
     choice = choose_backend(trainer.recipe.train.attention, trainer.device, torch.float32)
     return {
         "device": str(trainer.device),
+        "processes": {"number": trainer.group.size, "parallel": trainer.parallel},
         "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
         "attention": {"backend": choice.name, "reason": choice.reason},
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -159,20 +224,76 @@ def facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state back into the trainer."""
+@dataclass(frozen=True)
+class SavedState:
+    """What a checkpoint holds for training to go on, read and found to fit."""
+
+    step: int
+    model: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    warmup: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def full_state(trainer: Trainer) -> SavedState:
+    """The trainer's state, whole, for the leader to write. All processes must ask together."""
+    return SavedState(
+        step=trainer.step,
+        model=full_weights(trainer.model, to_leader=True),
+        average=full_weights(trainer.averaged, to_leader=True) if trainer.average is not None else None,
+        optimizer=full_optimizer_state(trainer.model, trainer.optimizer),
+        warmup=trainer.warmup.state_dict(),
+        progress=trainer.progress_state(),
+    )
+
+
+def read_state(trainer: Trainer, checkpoint: Checkpoint) -> SavedState:
+    """Read a checkpoint to go on from.
+
+    Raises:
+        InputError: it cannot be read, or does not fit the trainer.
+    """
     source = str(checkpoint.path)
-    load_tensors(trainer.model, checkpoint.weights(average=False), source)
-    states = checkpoint.optimizer()
-    trainer.optimizer.load_state_dict(states["optimizer"])
-    trainer.warmup.load_state_dict(states["warmup"])
-    trainer.load_progress_state(states["progress"])
+    model, states = checkpoint.weights(average=False), checkpoint.optimizer()
+    require_fit(trainer.model, model, source)
+    average = None
     if trainer.average is not None:
-        load_tensors(trainer.evaluated, checkpoint.weights(average=True), source)
+        average = checkpoint.weights(average=True)
+        require_fit(trainer.averaged, average, source)
+    try:
+        optimizer, warmup, progress = states["optimizer"], states["warmup"], states["progress"]
+        shapes = [list(p.shape) for p in trainer.model.parameters()]
+        found = [list(optimizer["state"][i][moment].shape) for i in range(len(shapes)) for moment in MOMENTS]
+        int(progress["masked_tokens"])
+        counted = [int(optimizer["state"][i]["step"]) for i in range(len(shapes))] + [int(warmup["last_epoch"])]
+        groups = optimizer["param_groups"][0]["params"]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(f"The optimizer state of {source} is not one: {type(error).__name__} {error}.") from error
+    if found != [shape for shape in shapes for _ in MOMENTS] or groups != list(range(len(shapes))) or min(counted) < 0:
+        raise InputError(f"The optimizer state of {source} belongs to another network: its shapes differ.")
+    return SavedState(checkpoint.step, model, average, optimizer, warmup, progress)
+
+
+def restore(trainer: Trainer, saved: SavedState | None) -> None:
+    """Put the leader's `saved` state, None elsewhere, into every process's trainer."""
+    group = trainer.group
+    known = group.from_leader((saved.step, saved.warmup, saved.progress) if saved else None)
+    assert known is not None, "the leader has read a checkpoint"
+    step, warmup, progress = known
+    spread_weights(group, trainer.model, saved.model if saved else {})
+    spread_optimizer_state(group, trainer.model, trainer.optimizer, saved.optimizer if saved else {})
+    trainer.warmup.load_state_dict(warmup)
+    if trainer.average is not None:
+        spread_weights(group, trainer.averaged, (saved.average or {}) if saved else {})
         counter = trainer.average.n_averaged
         assert isinstance(counter, Tensor)
-        counter.fill_(checkpoint.step)
-    trainer.step = checkpoint.step
+        counter.fill_(step)
+    try:
+        trainer.load_progress_state(progress)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"What the masking had learned by step {step} cannot be restored: {error!r}.") from error
+    trainer.step = step
 
 
 def check_data_unchanged(record: dict[str, Any], trainer: Trainer) -> None:

@@ -1,0 +1,78 @@
+"""Two processes that run the command line together over gloo, as torchrun would start them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WORKERS = multiprocessing.get_context("forkserver")
+WORKERS.set_forkserver_preload(["bd3cli.training.loop", "bd3cli.cli.main"])  # torch is imported once, not in each
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How both ended: exit codes (negative: killed by a signal), and what they wrote, in order of rank."""
+
+    codes: list[int]
+    out: list[str]
+    err: list[str]
+
+
+def start(
+    folder: Path, arguments: Sequence[object], hook: Callable[[int], None] | None = None
+) -> list[multiprocessing.Process]:
+    """Start ``bd3cli ARGUMENTS`` twice; `hook` (importable) is called with the rank in each before it begins."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = dict(os.environ)
+    processes = [
+        WORKERS.Process(target=_work, args=(rank, port, folder, [str(a) for a in arguments], environment, hook))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(folder: Path, processes: Sequence[multiprocessing.Process], timeout: float = 120) -> Pair:
+    """Wait for both."""
+    for process in processes:
+        process.join(timeout)
+        if process.is_alive():
+            for other in processes:
+                other.kill()
+            raise TimeoutError(f"{process.name} did not end:\n{(folder / 'err-0').read_text()}")
+    texts = {name: [(folder / f"{name}-{rank}").read_text() for rank in range(2)] for name in ("out", "err")}
+    return Pair([p.exitcode or 0 for p in processes], texts["out"], texts["err"])
+
+
+def run(folder: Path, *arguments: object, hook: Callable[[int], None] | None = None) -> Pair:
+    """``bd3cli ARGUMENTS`` in two processes."""
+    return finish(folder, start(folder, arguments, hook))
+
+
+def _work(
+    rank: int, port: int, folder: Path, arguments: list[str], environment: dict[str, str], hook: Callable | None
+) -> None:
+    import torch
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        os.dup2(os.open(folder / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    torch.set_num_threads(1)
+    from bd3cli.cli.main import main
+
+    if hook is not None:
+        hook(rank)
+    main(arguments)
