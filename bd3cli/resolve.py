@@ -101,6 +101,7 @@ def resolve(
     apply({key: (typed(key, value), source) for key, (value, source) in (options or {}).items()})
     apply(dict(_parse_override(text) for text in overrides))
     _imply_blocks(values, sources, base.sources)
+    _refuse_unread_blocks(values, sources)
     _imply_bernoulli(values, sources, base.sources["objective.masking"])
     return Resolved(_construct(values), sources)
 
@@ -265,6 +266,18 @@ def _imply_blocks(values: dict[str, Any], sources: dict[str, str], before: Mappi
     asked = sources["objective.block_size"] != before["objective.block_size"]
     if asked and sources["objective.family"] == before["objective.family"] and values["objective.family"] != "bd3lm":
         values["objective.family"], sources["objective.family"] = "bd3lm", "implied by objective.block_size"
+
+
+def _refuse_unread_blocks(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """A block size on the command line that the family would not read is an error, not an option without effect."""
+    family, size = values["objective.family"], values["objective.block_size"]
+    effective = 1 if family == "ar" else values["model.length"]
+    asked = sources["objective.block_size"]
+    if family != "bd3lm" and asked in ("--block-size", "--set") and size != effective:
+        raise InputError(
+            f"Block size {size} ({asked}) has no effect on family {family!r}, whose block size is {effective}. "
+            "Leave it out, or choose family bd3lm."
+        )
 
 
 def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], unasked: str) -> None:

@@ -138,3 +138,13 @@ def test_warmup_never_takes_more_than_a_tenth_of_the_run() -> None:
 
 def test_defaults_are_a_valid_recipe() -> None:
     assert Recipe().block_size == 4
+
+
+@pytest.mark.parametrize(("family", "effective"), [("ar", 1), ("sedd", 128), ("mdlm", 128)])
+def test_a_block_size_the_family_does_not_have_is_refused(family: str, effective: int) -> None:
+    options = {"objective.family": (family, "--family"), "objective.block_size": (8, "--block-size")}
+    with pytest.raises(InputError, match=f"has no effect on family '{family}', whose block size is {effective}"):
+        resolve("tiny", options, environment={})
+    same = resolve("tiny", options | {"objective.block_size": (effective, "--block-size")}, environment={})
+    assert same.recipe.block_size == effective
+    assert resolve("tiny", {"objective.family": (family, "--family")}, environment={}).recipe.block_size == effective

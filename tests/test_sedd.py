@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy import special
 from scipy.stats import beta
 from torch import Tensor
 
+import bd3cli
 from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion import cross_entropy
 from bd3cli.diffusion.batch import Batch, weighted_nll
@@ -27,6 +29,7 @@ from bd3cli.evaluation import likelihood
 from bd3cli.maskings import MaskNoise, get_masking
 from bd3cli.model import TransformerConfig
 from bd3cli.resolve import resolve
+from bd3cli.training.loop import train
 
 V, MASK = 4, 3  # three tokens and the mask
 L = 4  # the first token is given
@@ -418,14 +421,20 @@ def test_a_masking_that_draws_no_time_and_one_that_does_both_give_a_noise_level(
     assert plain.batch(tokens, valid, noise, 0.0).sigma is None
 
 
-def test_a_trained_run_gives_scores_of_a_noise_level(tmp_path: Path, quick) -> None:
-    import bd3cli
-    from bd3cli.training.loop import train
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, quick) -> dict[str, Path]:
+    """A run of each family that attends everywhere, trained alike."""
+    folder, found = tmp_path_factory.mktemp("attends-everywhere"), {}
+    for family in ("sedd", "mdlm"):
+        settings = [*quick, f"objective.family={family}", "train.steps=40", "model.dropout=0.1"]
+        result = train(resolve("tiny", overrides=settings, environment={}), folder / family)
+        assert result.validation is not None
+        found[family] = folder / family
+    return found
 
-    settings = [*quick, "objective.family=sedd", "train.steps=40", "model.dropout=0.1"]
-    result = train(resolve("tiny", overrides=settings), tmp_path / "run")
-    assert result.validation is not None
-    run = bd3cli.load(str(tmp_path / "run"))
+
+def test_a_trained_run_gives_scores_of_a_noise_level(runs) -> None:
+    run = bd3cli.load(str(runs["sedd"]))
     assert run.config.time_conditioning
     tokens = torch.from_numpy(run.split("validation").tokens([0, 1]))
     tokens[:, 5:] = run.config.mask_id
@@ -437,3 +446,20 @@ def test_a_trained_run_gives_scores_of_a_noise_level(tmp_path: Path, quick) -> N
     assert (total - 1).abs().mean() < 0.35
     with pytest.raises(InputError, match="needs sigma"):
         run.logits(tokens)
+
+
+def test_rows_cannot_be_swapped(runs, cli) -> None:
+    """A row's label and its number come from one network's own configuration, in whatever order runs are given."""
+    paths = [runs["sedd"], runs["mdlm"]]
+    tables = [cli("eval", *order, "--sequences", 16, "--json").json["rows"] for order in (paths, paths[::-1])]
+    first, second = ({row["run"]: row for row in rows} for rows in tables)
+    assert first == second
+    for family, path in runs.items():
+        row = first[str(path)]
+        recorded = json.loads((path / "run.json").read_text())["recipe"]["objective.family"]
+        assert row["family"] == recorded == family
+        assert row["block_size"] == 32
+        assert not row["exact"]
+    alone = cli("eval", runs["sedd"], "--sequences", 16, "--json").json
+    assert alone["nats_per_token"] == first[str(runs["sedd"])]["nats_per_token"]
+    assert alone["nats_per_token"] != first[str(runs["mdlm"])]["nats_per_token"]
