@@ -55,11 +55,17 @@ def test_extending_a_cache_agrees_with_the_training_pass(make_model, tokens, blo
     x_t = tokens.masked_fill(torch.rand(2, 16, generator=torch.Generator().manual_seed(1)) < 0.5, 10)
     expected = model(x_t, tokens)
     cache = model.new_cache(2, 16)
+    counts = torch.full((2,), block_size)
     for start in range(0, 16, block_size):
         block = slice(start, start + block_size)
-        torch.testing.assert_close(model.extend(x_t[:, block], cache), expected[:, block], atol=1e-5, rtol=1e-5)
-        model.extend(tokens[:, block], cache)  # commit the clean block
-        cache.length += block_size
+        span = cache.span(counts)
+        hidden = model.extend(x_t[:, block].flatten(), span, cache).view(2, block_size, -1)
+        torch.testing.assert_close(hidden, expected[:, block], atol=1e-5, rtol=1e-5)
+        wanted = torch.tensor([block_size - 1])
+        one = model.extend(x_t[:, block].flatten(), span, cache, wanted)
+        torch.testing.assert_close(one, expected[:1, start + block_size - 1], atol=1e-5, rtol=1e-5)
+        model.extend(tokens[:, block].flatten(), span, cache)  # commit the clean block
+        cache.lengths = cache.lengths + counts
 
 
 def test_one_block_of_the_whole_length_is_mdlm(make_model, tokens) -> None:

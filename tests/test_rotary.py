@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bd3cli.model.rotary import Rotary, interleaved_rows, rotate, split_rotate
+from bd3cli.model.rotary import Rotary, interleaved_rows, rotate, split_rotate, turn
 
 
 @pytest.mark.parametrize("parts", [3, 2])
@@ -38,15 +38,19 @@ def test_fused_scores_and_gradients_equal_the_plain_ones(parts: int, dtype: torc
         torch.testing.assert_close(ours, theirs, **tolerance)
 
 
+def test_both_forms_for_few_positions_agree() -> None:
+    rotary, positions, x = Rotary(8), torch.arange(5, 11), torch.randn(6, 3, 8)
+    torch.testing.assert_close(turn(x, *rotary.turns(positions)), rotate(x, rotary(positions, 3)))
+
+
 def test_rotation_depends_on_relative_position_only() -> None:
-    heads, head_dim = 1, 8
-    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    head_dim = 8
+    q, k = torch.randn(1, 1, 8), torch.randn(1, 1, 8)
 
     def score(i: int, j: int) -> float:
         rotary = Rotary(head_dim)
-        return (
-            (rotate(q, rotary(torch.tensor([i]), heads)) * rotate(k, rotary(torch.tensor([j]), heads))).sum().item()
-        )
+        return (turn(q, *rotary.turns(torch.tensor([i]))) * turn(k, *rotary.turns(torch.tensor([j])))).sum().item()
 
-    assert score(3, 7) == pytest.approx(score(103, 107), abs=1e-4)
+    assert score(3, 7) == pytest.approx(score(103, 107), abs=1e-5)
+    assert score(3, 7) == pytest.approx(score(1_000_003, 1_000_007), abs=1e-5)
     assert score(3, 7) != pytest.approx(score(3, 8), abs=1e-4)

@@ -1,41 +1,116 @@
-"""Samplers: exact distribution, caching and batching without a trace, seeds."""
+"""Samplers: caching, batching and seeds without a trace; requests that cannot be served."""
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 
 import bd3cli
 from bd3cli.errors import InputError
-from bd3cli.sampling.autoregressive import autoregressive
-from bd3cli.sampling.base import Request, Rows
-from bd3cli.sampling.choose import choose_tokens
-from bd3cli.sampling.first_hitting import first_hitting
-from bd3cli.sampling.generate import generate, make_request, token_entropy
+from bd3cli.sampling import SAMPLERS, Choice, Request, Rows, StopRule, generate, make_request
+from bd3cli.sampling.base import Finished, Watch, ignore
+from bd3cli.sampling.stopping import entropy
 
-SAMPLER = {"ar": autoregressive, "mdlm": first_hitting, "bd3lm": first_hitting}
+
+def sample(model, request: Request, seeds, watch: Watch = ignore) -> list[Finished]:
+    """Rows of one batch, in the order of their seeds."""
+    with torch.inference_mode():
+        batch, done = SAMPLERS[request.sampler].make(model, request, list(seeds)), []
+        while batch.rows:
+            batch.step(watch)
+            done += batch.finish()
+    return sorted(done, key=lambda row: row.seed)
+
+
+def same(a: list[Finished], b: list[Finished]) -> bool:
+    return [(x.seed, x.tokens.tolist(), x.nfe, x.stop) for x in a] == [
+        (x.seed, x.tokens.tolist(), x.nfe, x.stop) for x in b
+    ]
+
+
+BLOCKWISE = [("bd3lm", 1), ("bd3lm", 4), ("bd3lm", 8)]
+EVERY = [
+    ("ar", 1, "ar"),
+    ("mdlm", 16, "semi-ar"),
+    ("sedd", 16, "analytic"),
+    *(("timed mdlm", 16, s) for s in ("first-hitting", "ancestral", "confidence", "semi-ar")),
+    *((f, b, s) for f, b in [("mdlm", 16), *BLOCKWISE] for s in ("first-hitting", "ancestral", "confidence")),
+]
 
 
 @pytest.mark.parametrize("prompt", [(1,), (1, 2, 3, 4, 5, 6)])
-@pytest.mark.parametrize(("family", "block_size"), [("ar", 1), ("mdlm", 16), ("bd3lm", 1), ("bd3lm", 4), ("bd3lm", 8)])
-@torch.inference_mode()
-def test_cache_and_batch_leave_no_trace(make_model, family, block_size, prompt) -> None:
+@pytest.mark.parametrize(("family", "block_size", "sampler"), EVERY)
+def test_cache_and_batch_leave_no_trace(make_model, family, block_size, sampler, prompt) -> None:
+    model = make_model(family.split()[-1], block_size=block_size, time_conditioning=family in ("sedd", "timed mdlm"))
+    choice = Choice(nucleus=0.9, temperature=2.0)
+    request = Request(16, prompt, sampler, choice, steps=3, threshold=0.4)
+    batch = sample(model, request, range(8))
+    assert all(len(row.tokens) == 16 and (row.tokens != model.config.mask_id).all() for row in batch)
+    assert all(row.tokens[: len(prompt)].tolist() == list(prompt) for row in batch)
+    assert len({tuple(row.tokens.tolist()) for row in batch}) == 8
+    assert same(batch, sample(model, replace(request, cached=False), range(8)))
+    assert same(batch, [row for seed in range(8) for row in sample(model, request, [seed])])
+    new, blocks = 16 - len(prompt), len({i // block_size for i in range(len(prompt), 16)})
+    for row in batch:
+        assert {
+            "first-hitting": row.nfe == new,
+            "ar": row.nfe == new,
+            "semi-ar": row.nfe == new,
+            "ancestral": row.nfe <= min(new, 3 * blocks),
+            "analytic": row.nfe <= 3,
+            "confidence": blocks <= row.nfe <= new,
+        }[sampler], (sampler, row.nfe)
+
+
+@pytest.mark.parametrize("prompt", [1, 40])
+@pytest.mark.parametrize(
+    ("family", "block_size", "sampler"), [("ar", 1, "ar"), *((*f, s) for f in BLOCKWISE for s in ("confidence",))]
+)
+def test_beyond_the_context_the_window_slides_alike_with_and_without_cache(
+    make_model, family, block_size, sampler, prompt
+) -> None:
+    """Four times the context; a prompt longer than the context is taken in first."""
     model = make_model(family, block_size=block_size)
-    request = Request(16, prompt, nucleus=0.9)
-    batch, nfe = SAMPLER[family](model, request, Rows(list(range(8))), None)
-    assert nfe == 16 - len(prompt)
-    assert batch.shape == (8, 16)
-    assert (batch != model.config.mask_id).all()
-    assert torch.equal(batch[:, : len(prompt)], torch.tensor(prompt).expand(8, -1))
-    assert len({tuple(row) for row in batch.tolist()}) == 8
-    uncached, _ = SAMPLER[family](model, Request(16, prompt, nucleus=0.9, cached=False), Rows(list(range(8))), None)
-    assert torch.equal(batch, uncached)
-    single = [SAMPLER[family](model, request, Rows([seed]), None)[0] for seed in range(8)]
-    assert torch.equal(batch, torch.cat(single))
+    ids = tuple(range(10)) * (prompt // 10) if prompt > 1 else (1,)
+    request = Request(64, ids, sampler, Choice(temperature=3.0), threshold=0.3)
+    rows = sample(model, request, range(3))
+    assert [len(row.tokens) for row in rows] == [64] * 3
+    assert same(rows, sample(model, replace(request, cached=False), range(3)))
+    assert same(rows, [row for seed in range(3) for row in sample(model, request, [seed])])
+
+
+@pytest.mark.parametrize("family", ["ar", "bd3lm"])
+def test_the_window_is_the_context(make_model, family: str) -> None:
+    """What is L tokens back changes nothing directly: with one layer nothing else carries it on."""
+    model = make_model(family, blocks=1)
+    size = model.config.block_size
+    prompt = torch.randint(0, 10, (48,), generator=torch.Generator().manual_seed(0))
+
+    def first(ids: torch.Tensor) -> torch.Tensor:
+        cache = model.new_cache(1, 64)
+        span = cache.span(torch.tensor([48 + size]))
+        return model.extend(torch.cat((ids, torch.full((size,), 1))), span, cache, torch.tensor([48]))
+
+    seen = 48 + size - 16  # the first token that the block after the prompt sees
+    for position, matters in ((seen - 1, False), (seen, True), (47, True)):
+        other = prompt.clone()
+        other[position] = (other[position] + 1) % 10
+        assert (not torch.allclose(first(prompt), first(other), atol=1e-6)) == matters, position
+
+
+def test_semi_ar_goes_beyond_the_context(make_model) -> None:
+    model = make_model("mdlm")
+    rows = sample(model, Request(50, (1, 2), "semi-ar", stride=4), range(3))
+    assert [(len(r.tokens), r.nfe, r.tokens[:2].tolist()) for r in rows] == [(50, 50, [1, 2])] * 3
+    assert all((r.tokens != model.config.mask_id).all() for r in rows)
+    whole = sample(model, Request(16, (1, 2), "semi-ar"), range(3))
+    longer = sample(model, Request(20, (1, 2), "semi-ar"), range(3))
+    assert [r.tokens.tolist() for r in whole] == [r.tokens[:16].tolist() for r in longer]
+    long_prompt = sample(model, Request(40, tuple(range(10)) * 3, "semi-ar"), range(2))
+    assert all(r.tokens[:30].tolist() == list(range(10)) * 3 for r in long_prompt)
 
 
 @pytest.mark.parametrize("family", ["ar", "bd3lm"])
@@ -43,107 +118,63 @@ def test_a_trained_run_gives_the_same_samples_batched_or_alone(family: str, trai
     run = bd3cli.load(str(trained if family == "bd3lm" else trained_ar))
     request = make_request(run.model, run.tokenizer, prompt="The ")
     eight = generate(run.model, run.tokenizer, request, num=8, seed=5, batch_size=8).samples
+    assert eight == generate(run.model, run.tokenizer, request, num=8, seed=5, batch_size=3).samples
     alone = [generate(run.model, run.tokenizer, request, num=1, seed=5 + i).samples[0] for i in range(8)]
     assert eight == alone
     assert all(s.text.startswith("The ") and s.length == 32 for s in eight)
 
 
-def joint(model, prompt: tuple[int, ...], length: int, vocab: int, temperature: float) -> dict[tuple[int, ...], float]:
-    """The exact distribution of one block: over uniformly random orders of revealing its masked positions."""
-    mask = model.config.mask_id
-    free = [i for i in range(length) if i >= len(prompt)]
-    orders = list(itertools.permutations(free))
-    probs: dict[tuple[int, ...], float] = {}
-    cache: dict[tuple[int, ...], torch.Tensor] = {}
-
-    def predict(x: tuple[int, ...]) -> torch.Tensor:
-        if x not in cache:
-            empty = model.new_cache(1, length)
-            logits = model.logits(model.extend(torch.tensor([x]), empty)[0]).double()
-            logits[:, mask] = -torch.inf
-            cache[x] = (logits / temperature).softmax(-1)
-        return cache[x]
-
-    for order in orders:
-        for values in itertools.product(range(vocab), repeat=len(free)):
-            x = list(prompt) + [mask] * len(free)
-            p = 1 / len(orders)
-            for position in order:
-                value = values[position - len(prompt)]
-                p *= predict(tuple(x))[position, value].item()
-                x[position] = value
-            probs[tuple(x)] = probs.get(tuple(x), 0.0) + p
-    return probs
-
-
-@pytest.mark.parametrize("family", ["bd3lm", "mdlm"])
-@torch.inference_mode()
-def test_first_hitting_samples_the_exact_joint(make_model, family) -> None:
-    """Chi-square of 20,000 samples against the enumerated distribution of a block of three free tokens."""
-    model = make_model(family, length=4, block_size=4, vocab=4)
-    expected = joint(model, (1,), 4, 3, temperature=5.0)
-    assert sum(expected.values()) == pytest.approx(1)
-    drawn, n = dict.fromkeys(expected, 0), 20_000
-    tokens, _ = first_hitting(model, Request(4, (1,), temperature=5.0), Rows(list(range(n))), None)
-    for row in tokens.tolist():
-        drawn[tuple(row)] += 1
-    keys = sorted(expected)
-    assert min(expected.values()) * n > 5
-    assert stats.chisquare([drawn[k] for k in keys], [expected[k] * n for k in keys]).pvalue > 1e-3
-
-
-def test_choosing_follows_the_distribution_and_never_takes_the_mask() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0, 50.0]])
-    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    chosen = choose_tokens(logits.expand(len(u), -1).clone(), u, mask_id=3)
-    share = torch.bincount(chosen, minlength=4) / len(u)
-    torch.testing.assert_close(share[:3], torch.tensor([0.0, 1.0, 2.0]).softmax(0), atol=2e-5, rtol=0)
-    assert share[3] == 0
-    sharp = choose_tokens(logits.expand(len(u), -1).clone(), u, mask_id=3, temperature=0.5)
-    torch.testing.assert_close(
-        (torch.bincount(sharp, minlength=3) / len(u))[:3], torch.tensor([0.0, 2.0, 4.0]).softmax(0), atol=2e-5, rtol=0
-    )
-
-
-def test_the_nucleus_keeps_the_token_that_crosses_it() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-
-    def share(nucleus: float) -> list[float]:
-        chosen = choose_tokens(logits.expand(len(u), -1).clone(), u, mask_id=None, nucleus=nucleus)
-        return (torch.bincount(chosen, minlength=4) / len(u)).tolist()
-
-    assert share(0.6) == pytest.approx([0.625, 0.375, 0, 0], abs=1e-3)
-    assert share(0.81) == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=1e-3)
-    assert share(1e-9) == pytest.approx([1, 0, 0, 0])
-    assert share(1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=1e-3)
-
-
-@pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
-def test_extreme_uniforms_give_possible_tokens(u: float) -> None:
-    logits = torch.tensor([[-torch.inf, 0.1, 0.2, 0.3, -torch.inf]])
-    token = choose_tokens(logits, torch.tensor([u], dtype=torch.float64), mask_id=4).item()
-    assert token == (1 if u == 0.0 else 3)
+@pytest.mark.parametrize("sampler", ["first-hitting", "confidence"])
+def test_rows_leave_the_batch_when_they_end(make_model, sampler: str) -> None:
+    """With token 3 as EOS rows end at different blocks, and each is what it would have been alone and in full."""
+    model = make_model("bd3lm")
+    request = Request(64, (1,), sampler, Choice(temperature=2.0), threshold=0.3, stop=StopRule(eos_id=3))
+    sizes: list[int] = []
+    rows = sample(model, request, range(12), lambda rows, row, position: sizes.append(len(rows)))
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 3
+    whole = sample(model, Request(64, (1,), sampler, Choice(temperature=2.0), threshold=0.3), range(12))
+    for row, full in zip(rows, whole, strict=True):
+        end = (full.tokens[1:] == 3).nonzero()
+        length = int(end[0]) + 2 if len(end) else 64
+        assert row.tokens.tolist() == full.tokens[:length].tolist()
+        assert row.stop == ("eos" if len(end) else "length")
+    assert same(rows, [row for seed in range(12) for row in sample(model, request, [seed])])
 
 
 def test_watching_shows_every_step(make_model) -> None:
     model = make_model("bd3lm")
-    frames: list[torch.Tensor] = []
-    with torch.inference_mode():
-        first_hitting(model, Request(8, (1,)), Rows([0]), lambda tokens: frames.append(tokens.clone()))
-    masked = [int((f == model.config.mask_id).sum()) for f in frames]
+    masked: list[int] = []
+    revealed: list[int] = []
+
+    def watch(rows: Rows, row: torch.Tensor, position: torch.Tensor) -> None:
+        assert row.tolist() == [0]
+        end = int(rows.known[0]) + 4
+        masked.append(int((rows.tokens[0, :end] == model.config.mask_id).sum()))
+        revealed.extend(position.tolist())
+
+    sample(model, Request(8, (1,)), [0], watch)
     assert masked == [2, 1, 0, 3, 2, 1, 0]
+    assert sorted(revealed) == list(range(1, 8))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 1}, "between 2 and the model's context of 32"),
-        ({"length": 33}, "between 2 and the model's context of 32"),
+        ({"length": 1}, "at least 2 tokens"),
         ({"prompt": "x" * 32}, "leaves none of 32 to generate"),
         ({"nucleus": 0.0}, "nucleus must lie in"),
+        ({"top_k": 0}, "top-k must be at least 1"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"sampler": "ancestrall"}, "Did you mean 'ancestral'"),
+        ({"sampler": "ar"}, "serves ar networks; this one is bd3lm. Choose first-hitting or ancestral or confidence"),
+        ({"steps": 3}, "--steps has no effect on sampler 'first-hitting'"),
+        ({"sampler": "ancestral", "steps": 0}, "steps must be at least 1"),
+        ({"sampler": "confidence", "threshold": 1.5}, "threshold must lie between 0 and 1"),
+        ({"template": "no hole"}, "has no hole"),
+        ({"template": "a [MASK:3]", "prompt": "b"}, "takes the place of a prompt"),
+        ({"template": "a [MASK:9]", "length": 5}, "more than the length of 5"),
     ],
 )
 def test_requests_that_cannot_be_served(trained: Path, options, message) -> None:
@@ -153,6 +184,18 @@ def test_requests_that_cannot_be_served(trained: Path, options, message) -> None
     assert message in str(error.value)
 
 
+def test_only_blocks_go_beyond_the_context(make_model, trained: Path, trained_ar: Path) -> None:
+    tokenizer = bd3cli.load(str(trained)).tokenizer
+    for family, options in (("mdlm", {}), ("sedd", {"time_conditioning": True}), ("bd3lm", {"block_size": 16})):
+        model = make_model(family, **options)
+        with pytest.raises(InputError, match=r"between 2 and the model's context of 16 tokens, not 17"):
+            make_request(model, tokenizer, length=17)
+    assert make_request(make_model("mdlm"), tokenizer, length=17, sampler="semi-ar").length == 17
+    assert make_request(make_model("bd3lm"), tokenizer, length=17).length == 17
+    with pytest.raises(InputError, match="cannot fill in a template"):
+        make_request(bd3cli.load(str(trained_ar)).model, tokenizer, template="a [MASK:1]")
+
+
 def test_token_entropy() -> None:
-    assert token_entropy([3, 3, 3]) == 0
-    assert token_entropy([1, 2, 3, 4]) == pytest.approx(torch.log(torch.tensor(4.0)).item())
+    assert entropy(torch.tensor([3, 3, 3])) == 0
+    assert entropy(torch.tensor([1, 2, 3, 4])) == pytest.approx(torch.log(torch.tensor(4.0)).item())

@@ -10,9 +10,8 @@ import torch
 from bd3cli.bench.timing import environment, threads
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.model.config import Family
-from bd3cli.sampling.autoregressive import autoregressive
-from bd3cli.sampling.base import Request, Rows
-from bd3cli.sampling.first_hitting import first_hitting
+from bd3cli.sampling.base import Request, ignore
+from bd3cli.sampling.registry import SAMPLERS, choose_sampler
 
 TAIL = 32  # tokens the uncached sampler is timed on: the whole would take hours at length 1024
 
@@ -37,13 +36,16 @@ def bench_sample(
     torch.manual_seed(0)
     model = Transformer(config, "reference").eval()
     torch.nn.init.normal_(model.output_layer.linear.weight, std=0.02)
-    sampler = first_hitting if family == "bd3lm" else autoregressive
+    sampler = choose_sampler(config)
     prompt = tuple(torch.randint(0, vocab_size - 1, (length - TAIL,)).tolist())
-    whole, tail = Request(length, prompt[:1]), Request(length, prompt, cached=False)
+    whole, tail = Request(length, prompt[:1], sampler), Request(length, prompt, sampler, cached=False)
 
     def rate(request: Request, rows: int) -> float:
         start = time.perf_counter()
-        sampler(model, request, Rows(list(range(rows))), None)
+        batch = SAMPLERS[sampler].make(model, request, list(range(rows)))
+        while batch.rows:
+            batch.step(ignore)
+            batch.finish()
         return rows * (length - len(request.prompt)) / (time.perf_counter() - start)
 
     rates: dict[str, list[float]] = {"uncached": [], "single": [], "batch": []}

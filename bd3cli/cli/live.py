@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bd3cli.sampling import Rows
+
 FRAMES_A_SECOND = 20
 
 
 class LiveTokens:
     """A context manager whose `update` is handed to a sampler."""
 
-    def __init__(self, draw: Callable[[Tensor], str], *, enabled: bool, rows: int) -> None:
-        """`draw` turns tokens [B, n] into the text to show."""
+    def __init__(self, draw: Callable[[Rows], str], *, enabled: bool, rows: int) -> None:
+        """`draw` turns rows into the text to show."""
         self._draw, self._enabled, self._rows = draw, enabled, rows
         self._live: Any = None
         self._shown = 0.0
@@ -38,7 +40,7 @@ class LiveTokens:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, tokens: Tensor) -> None:
+    def update(self, rows: Rows, row: Tensor, position: Tensor) -> None:
         """Redraw, at most `FRAMES_A_SECOND` times a second so that watching costs next to nothing."""
         now = time.monotonic()
         if self._live is None or now - self._shown < 1 / FRAMES_A_SECOND:
@@ -49,6 +51,6 @@ class LiveTokens:
 
         console = self._live.console
         # the tail is where things happen
-        text = Text(self._draw(tokens)).wrap(console, console.width - 4)[-(console.height - 4) :]
+        text = Text(self._draw(rows)).wrap(console, console.width - 4)[-(console.height - 4) :]
         title = "denoising" if self._rows == 1 else f"denoising (row 1 of {self._rows})"
         self._live.update(Panel(Text("\n").join(text), title=title, width=console.width), refresh=True)

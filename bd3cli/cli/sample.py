@@ -10,7 +10,7 @@ import typer
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from bd3cli.sampling import Rows
 
 
 def sample(
@@ -39,7 +39,7 @@ def sample(
     from bd3cli.cli.live import LiveTokens
     from bd3cli.errors import InputError
     from bd3cli.runs import Run
-    from bd3cli.sampling.generate import generate, make_request
+    from bd3cli.sampling import generate, make_request
 
     run = Run.load(path, checkpoint=checkpoint, device=device)
     tokenizer = run.tokenizer
@@ -50,8 +50,8 @@ def sample(
     )
     show = (sys.stderr.isatty() and sys.stdout.isatty() and not json) if live is None else live
 
-    def draw(tokens: Tensor) -> str:
-        return tokenizer.decode_with_masks(tokens[0].tolist())
+    def draw(rows: Rows) -> str:
+        return tokenizer.decode_with_masks(rows.tokens[0].tolist())
 
     with LiveTokens(draw, enabled=show, rows=min(num, batch_size)) as view:
         result = generate(
@@ -61,7 +61,7 @@ def sample(
             num=num,
             seed=seed,
             batch_size=batch_size,
-            watch=view.update if show else None,
+            watch=view.update,
         )
     if json:
         samples = [

@@ -118,8 +118,7 @@ def _finish(result: TrainResult, json: bool) -> None:
     if json:
         emit_json(document)
         return
-    if sample is not None:
-        print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample}\n")
+    print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample}\n")
     if result.validation is not None:
         low, high = (float(x) for x in validation["ci95"])  # type: ignore[attr-defined]
         bits = result.validation.bits_per_byte
@@ -133,16 +132,13 @@ def _finish(result: TrainResult, json: bool) -> None:
     print(f"run: {result.run}")
 
 
-def _sample(run: Run) -> str | None:
-    """A sample of the context's length, saved in the run directory; None from a network that no sampler serves."""
-    from bd3cli.sampling.generate import generate, make_request
+def _sample(run: Run) -> str:
+    """A sample of the context's length, saved in the run directory."""
+    from bd3cli.sampling import generate, make_request
     from bd3cli.training.record import RunDirectory
 
     assert run.tokenizer is not None
     assert run.recipe is not None
-    if run.config.time_conditioning:
-        notice(f"No sample: there is no sampler yet for {run.config.family} networks that see the noise level.")
-        return None
     request = make_request(run.model, run.tokenizer, length=run.recipe.model.length, nucleus=0.95)
     sample = generate(run.model, run.tokenizer, request, num=1, seed=run.recipe.seed).samples[0]
     RunDirectory(run.path).save_sample(f"end-of-training-{run.checkpoint}.txt", sample.text)

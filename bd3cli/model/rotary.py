@@ -50,11 +50,26 @@ class Rotary(nn.Module):
         cos, sin = angle.cos(), angle.sin()
         return Angles(cos.unsqueeze(1), sin.unsqueeze(1), torch.complex(cos, sin).repeat(1, heads))
 
+    def turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines [N, 1, D] for `turn`, on the CPU.
+
+        The angle is a float64 product, so that positions far beyond the context lose no digits.
+        """
+        angle = positions.double().unsqueeze(-1) * self.inv_freq.double().cpu()
+        cos, sin = angle.cos().float(), angle.sin().float()
+        return torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1)
+
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate [B, S, H, D] in float32, keeping the dtype: the plain form, halves in the usual order."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * angles.cos - b * angles.sin, b * angles.cos + a * angles.sin), dim=-1).to(x.dtype)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` in three operations, for generation: [N, H, D] by what `Rotary.turns` returns."""
+    wide = x.float()
+    return torch.addcmul(wide * cos, wide.roll(wide.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def interleaved_rows(heads: int, head_dim: int, rotated: int, kept: int) -> Tensor:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bd3cli.attention import block_attention
-from bd3cli.model.cache import KVCache
+from bd3cli.model.cache import KVCache, Span
 from bd3cli.model.config import TransformerConfig
 from bd3cli.model.layers import Embedding, LayerNorm, TimeEmbedding, modulate, zero_linear
-from bd3cli.model.rotary import Angles, Rotary, interleaved_rows, rotate, split_rotate
+from bd3cli.model.rotary import Angles, Rotary, interleaved_rows, rotate, split_rotate, turn
 
 Modulation = tuple[Tensor, ...]  # six [B or 1, 1, d] tensors a block, two for the head, none for `ar`
 
@@ -51,10 +51,19 @@ class Block(nn.Module):
         return split_rotate(F.linear(h, self.attn_qkv.weight[self.rows[x.shape[-1] :]]), angles, self.heads)
 
     def qkv_plain(self, x: Tensor, modulation: Modulation, angles: Angles) -> tuple[Tensor, ...]:
-        """`qkv` with the usual order of pairs, for few positions: permuting the weights would cost more."""
+        """`qkv` with the usual order of pairs, as the published code computes it; for comparison."""
         projected = self.attn_qkv(self._normalised(x, modulation))
         q, k, v = projected.unflatten(-1, (3, self.heads, -1)).unbind(2)
         return rotate(q, angles), rotate(k, angles), v
+
+    def qkv_few(self, x: Tensor, modulation: Modulation, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """`qkv` of [1, N, d] in the usual order of pairs: for few positions, permuting weights would cost more.
+
+        Each [N, H, D]; `cos` and `sin` come from `Rotary.turns`.
+        """
+        projected = self.attn_qkv(self._normalised(x, modulation)).view(x.shape[1], 3 * self.heads, -1)
+        turning, v = projected.split((2 * self.heads, self.heads), dim=1)
+        return *turn(turning, cos, sin).chunk(2, dim=1), v
 
     def _normalised(self, x: Tensor, modulation: Modulation) -> Tensor:
         h: Tensor = self.norm1(x)
@@ -153,44 +162,55 @@ class Transformer(nn.Module):
         return self.output_layer.linear.weight, self.output_layer.linear.bias
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens."""
+        """An empty cache for `batch` rows.
+
+        Up to the context length it holds `capacity` tokens a row. Longer rows see a window that slides by
+        blocks: the last L tokens, the block being denoised included. The keys and values in it stay as they
+        were computed, so that what left the window may still act through them.
+        """
         c = self.config
         weight = self.output_layer.linear.weight
-        cache = KVCache.allocate(c.blocks, batch, c.heads, capacity, c.head_dim, weight.device, weight.dtype)
+        cache = KVCache.allocate(c.blocks, batch, c.heads, capacity, c.head_dim, c.block_size, c.length, weight)
         cache.modulation = self.modulation(None, weight.device)
         return cache
 
-    def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states [B, S, d] of tokens that follow the cache's committed ones.
+    def extend(self, tokens: Tensor, span: Span, cache: KVCache, wanted: Tensor | None = None) -> Tensor:
+        """Final hidden states of tokens that follow each row's committed ones.
 
-        A position attends to every position of its own block and of earlier blocks (block size 1: causally).
-        Keys and values are written to the cache but not committed.
+        A position attends to every position of its own block and of earlier blocks (block size 1: causally),
+        as far back as the cache's window. Keys and values are written to the cache but not committed.
+
+        Args:
+            tokens: [N] ids of all rows, row after row.
+            span: where they stand, from `KVCache.span`.
+            wanted: [M] indices of tokens, increasing, whose hidden states are asked for; None for all. Only
+                they go through the last layer.
+
+        Returns:
+            [M, d], or [N, d].
         """
-        start, size = cache.length, tokens.shape[1]
-        positions = torch.arange(start, start + size, device=tokens.device)
-        angles = self.rotary_emb(positions, self.config.heads)
-        mask = self._visible(start, start + size, tokens.device)
+        device, ends = tokens.device, span.ends
+        everyone = cache.queries(span.rows, span.positions, ends).to(device)
+        asked = everyone
+        if wanted is not None:
+            asked = cache.queries(span.rows[wanted], span.positions[wanted], ends).to(device)
+            wanted = wanted.to(device)
+        cos, sin = (x.to(device) for x in self.rotary_emb.turns(span.positions))
         *modulations, head = cache.modulation
-        x = self.vocab_embed(tokens)
+        x = self.vocab_embed(tokens).unsqueeze(0)
         for layer, (block, modulation) in enumerate(zip(self.layers, modulations, strict=True)):
-            q, k, v = block.qkv_plain(x, modulation, angles)
-            keys, values = cache.write(layer, k, v)
-            attended = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
-            x = block.update(x, attended.transpose(1, 2), modulation)
-        return self.output_layer.normalise(x, head)
+            q, k, v = block.qkv_few(x, modulation, cos, sin)
+            queries = everyone
+            if wanted is not None and layer == self.config.blocks - 1:
+                q, x, queries = q[wanted], x[:, wanted], asked
+            attended = cache.attend(layer, q, k, v, span, queries)
+            x = block.update(x, attended.unsqueeze(0), modulation)
+        return self.output_layer.normalise(x, head).squeeze(0)
 
     @property
     def layers(self) -> list[Block]:
         """The transformer blocks, typed."""
         return cast("list[Block]", list(self.blocks))
-
-    def _visible(self, start: int, end: int, device: torch.device) -> Tensor | None:
-        """Which of the keys 0..end the queries start..end see, [end - start, end]; None when all of them."""
-        size = self.config.block_size
-        if start // size == (end - 1) // size:
-            return None
-        block = torch.arange(end, device=device) // size
-        return block[None, :] <= block[start:, None]
 
     def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return block_attention(q, k, v, block_size=self.config.block_size, backend=self.attention)

@@ -1,6 +1,22 @@
 """Generation: samplers that share one interface, exact key/value caching, rows that do not see each other."""
 
-from bd3cli.sampling.base import Request, Sample, SampleSet
-from bd3cli.sampling.generate import generate
+from bd3cli.sampling.base import Request, Rows, Watch
+from bd3cli.sampling.choose import Choice
+from bd3cli.sampling.generate import Sample, SampleSet, generate, stream
+from bd3cli.sampling.registry import SAMPLERS
+from bd3cli.sampling.request import make_request
+from bd3cli.sampling.stopping import StopRule
 
-__all__ = ["Request", "Sample", "SampleSet", "generate"]
+__all__ = [
+    "SAMPLERS",
+    "Choice",
+    "Request",
+    "Rows",
+    "Sample",
+    "SampleSet",
+    "StopRule",
+    "Watch",
+    "generate",
+    "make_request",
+    "stream",
+]

@@ -1,18 +1,23 @@
-"""What samplers are asked and what they answer. Shapes: B rows, n tokens so far."""
+"""What samplers are asked, the rows they work on, and what they answer.
+
+Shapes: B rows of a batch, n tokens of a row.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bd3cli.model import Transformer
 from bd3cli.rng import generator
+from bd3cli.sampling.choose import Choice, choose_tokens
+from bd3cli.sampling.stopping import StopRule
 
-Watch = Callable[[Tensor], None]  # receives the tokens [B, n] after every step, masks included
+LOGITS_AT_ONCE = 256  # positions projected onto the vocabulary together
 
 
 @dataclass(frozen=True)
@@ -20,82 +25,146 @@ class Request:
     """What to generate.
 
     Attributes:
-        length: tokens of every sample, BOS and prompt included.
-        prompt: token ids every sample starts with, BOS first.
-        nucleus: keep the smallest set of tokens with at least this probability; 1 keeps all.
-        temperature: divides the logits.
+        length: tokens of every sample, BOS and prompt included; the most when there is a stop rule.
+        prompt: token ids every sample starts with, BOS first; the mask id where one is to be filled in.
+        sampler: a name in `bd3cli.sampling.registry.SAMPLERS`.
+        choice: how a token is drawn from its distribution.
+        steps: time steps of ``ancestral`` (a block) and ``analytic`` (a sequence).
+        threshold: top probability from which ``confidence`` accepts a token.
+        stride: new tokens of each window of ``semi-ar``.
+        stop: when a sample ends before `length`; None for never.
         cached: reuse keys and values of clean tokens; False recomputes them, for comparison.
     """
 
     length: int
     prompt: tuple[int, ...]
-    nucleus: float = 1.0
-    temperature: float = 1.0
+    sampler: str = "first-hitting"
+    choice: Choice = field(default_factory=Choice)
+    steps: int = 64
+    threshold: float = 0.9
+    stride: int | None = None
+    stop: StopRule | None = None
     cached: bool = True
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One generated sequence.
+class Finished:
+    """A row that is done: its seed, its tokens [n], network evaluations it took part in, and why it ended."""
 
-    Attributes:
-        tokens: ids, BOS and prompt included.
-        text: decoded, special tokens dropped.
-        length: number of tokens.
-        nfe: network evaluations this row took part in.
-        stop: why it ended (``length``).
-        seed: with ``--num 1 --seed`` this number gives the same sample again.
-    """
-
-    tokens: list[int]
-    text: str
-    length: int
+    seed: int
+    tokens: Tensor
     nfe: int
     stop: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Samples with how fast they came.
-
-    Attributes:
-        seconds: wall time of generation.
-        generated: new tokens over all samples (prompts not counted).
-        entropy: mean over samples of the entropy of their token counts, in nats; low means repetitive.
-    """
-
-    samples: list[Sample]
-    seconds: float
-    generated: int
-    entropy: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.generated / self.seconds if self.seconds > 0 else 0.0
-
-
-class Sampler(Protocol):
-    """Generates a batch of rows."""
-
-    def __call__(self, model: Transformer, request: Request, rows: Rows, watch: Watch | None) -> tuple[Tensor, int]:
-        """Tokens [B, at least request.length], and network evaluations a row."""
-        ...
 
 
 @dataclass
 class Rows:
-    """One random stream a row, so that a row's tokens do not depend on its neighbours."""
+    """The live rows of a batch.
+
+    Every row has its own random stream and draws from it at its own pace, so its tokens do not depend on its
+    neighbours.
+
+    Attributes:
+        seeds: [B].
+        tokens: [B, n] on the CPU, the mask id where a token is not known yet.
+        known: [B] how many tokens from the first are final.
+        nfe: [B] network evaluations.
+    """
 
     seeds: list[int]
-    _streams: list[torch.Generator] = field(init=False, repr=False)
+    tokens: Tensor
+    known: Tensor
+    nfe: Tensor
+    _streams: list[torch.Generator]
 
-    def __post_init__(self) -> None:
-        self._streams = [generator(seed, "sample") for seed in self.seeds]
+    @staticmethod
+    def start(seeds: list[int], prompt: tuple[int, ...], length: int, fill: int) -> Rows:
+        """Rows of `length` tokens: the prompt, then `fill`."""
+        tokens = torch.full((len(seeds), length), fill)
+        tokens[:, : len(prompt)] = torch.tensor(prompt)
+        zeros = torch.zeros(len(seeds), dtype=torch.long)
+        return Rows(list(seeds), tokens, zeros, zeros.clone(), [generator(seed, "sample") for seed in seeds])
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def uniform(self) -> Tensor:
-        """The next float64 uniform in [0, 1) of every row, [B]."""
-        return torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in self._streams])
+    def uniform(self, n: int, rows: Tensor | None = None) -> Tensor:
+        """The next `n` float64 uniforms in [0, 1) of each of `rows` (None: all), [rows, n]."""
+        chosen = self._streams if rows is None else [self._streams[i] for i in rows.tolist()]
+        return torch.stack([torch.rand(n, generator=g, dtype=torch.float64) for g in chosen])
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but `rows` (increasing)."""
+        chosen = rows.tolist()
+        self.seeds = [self.seeds[i] for i in chosen]
+        self._streams = [self._streams[i] for i in chosen]
+        self.tokens, self.known, self.nfe = self.tokens[rows], self.known[rows], self.nfe[rows]
+
+
+# Told after each network evaluation: the rows, and which positions of which rows it revealed.
+Watch = Callable[[Rows, Tensor, Tensor], None]
+
+
+def ignore(rows: Rows, row: Tensor, position: Tensor) -> None:
+    """A `Watch` that looks away."""
+
+
+class Batch(ABC):
+    """Rows generated together; each finishes on its own and leaves.
+
+    Attributes:
+        rows: those not finished.
+    """
+
+    def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
+        self.model, self.request = model, request
+        self.device = next(model.parameters()).device
+        self.mask_id = -1 if model.config.mask_id is None else model.config.mask_id
+        self.rows = self.start(seeds)
+        self._looked = self.rows.known.clone()
+
+    @abstractmethod
+    def start(self, seeds: list[int]) -> Rows:
+        """The rows before the first step."""
+
+    @abstractmethod
+    def step(self, watch: Watch) -> None:
+        """At least one network evaluation of every row, after which `rows.known` says what is final."""
+
+    def choose(self, hidden: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens for final hidden states [m, d], and the probability of the most probable ones, on the CPU."""
+        mask_id, ids, tops = self.model.config.mask_id, [], []
+        for part, noise in zip(hidden.split(LOGITS_AT_ONCE), u.split(LOGITS_AT_ONCE), strict=True):
+            new, top = choose_tokens(self.model.logits(part), noise, mask_id=mask_id, choice=self.request.choice)
+            ids.append(new.cpu())
+            tops.append(top.cpu())
+        return torch.cat(ids), torch.cat(tops)
+
+    def finish(self) -> list[Finished]:
+        """Take out the rows that are done."""
+        rows, request, done = self.rows, self.request, {}
+        for i in (rows.known != self._looked).nonzero().flatten().tolist():
+            end, why = int(rows.known[i]), None
+            if request.stop is not None and (found := request.stop.find(rows.tokens[i, :end], len(request.prompt))):
+                end, why = found
+            if end > request.length or (why is None and end == request.length):
+                end, why = request.length, "length"
+            if why is not None:
+                done[i] = Finished(rows.seeds[i], rows.tokens[i, :end].clone(), int(rows.nfe[i]), why)
+        self._looked = rows.known.clone()
+        if done:
+            self.keep(torch.tensor([i for i in range(len(rows)) if i not in done], dtype=torch.long))
+        return list(done.values())
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but `rows` (increasing)."""
+        self.rows.keep(rows)
+        self._looked = self._looked[rows]
+
+    def unfinished(self) -> list[Finished]:
+        """What the live rows have so far, for one who cannot wait."""
+        rows = self.rows
+        return [
+            Finished(seed, rows.tokens[i, : int(rows.known[i])].clone(), int(rows.nfe[i]), "interrupted")
+            for i, seed in enumerate(rows.seeds)
+        ]

@@ -3,50 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
 from bd3cli.data import Tokenizer
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer
-from bd3cli.sampling.autoregressive import autoregressive
-from bd3cli.sampling.base import Request, Rows, Sample, Sampler, SampleSet, Watch
-from bd3cli.sampling.first_hitting import first_hitting
-
-SAMPLERS: dict[str, Sampler] = {"ar": autoregressive, "mdlm": first_hitting, "bd3lm": first_hitting}
+from bd3cli.sampling.base import Finished, Request, Watch, ignore
+from bd3cli.sampling.registry import SAMPLERS
+from bd3cli.sampling.stopping import entropy
 
 
-def make_request(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    *,
-    length: int | None = None,
-    prompt: str = "",
-    nucleus: float = 1.0,
-    temperature: float = 1.0,
-    cached: bool = True,
-) -> Request:
-    """Check and complete what a user asks for; the length defaults to the model's context.
+@dataclass(frozen=True)
+class Sample:
+    """One generated sequence.
 
-    Raises:
-        InputError: a length, prompt, nucleus or temperature that cannot be served.
+    Attributes:
+        tokens: ids, BOS and prompt included.
+        text: decoded, special tokens dropped.
+        length: number of tokens.
+        nfe: network evaluations this row took part in.
+        stop: why it ended: ``length``, ``eos``, ``entropy``, or ``interrupted``.
+        seed: with ``--num 1 --seed`` this number gives the same sample again.
     """
-    context = model.config.length
-    ids = (tokenizer.bos_id, *tokenizer.encode(prompt))
-    wanted = context if length is None else length
-    if not 2 <= wanted <= context:
-        raise InputError(f"The length must lie between 2 and the model's context of {context} tokens, not {wanted}.")
-    if len(ids) >= wanted:
-        raise InputError(
-            f"The prompt takes {len(ids)} tokens with BOS, which leaves none of {wanted} to generate. "
-            "Shorten the prompt or raise --length."
-        )
-    if not 0 < nucleus <= 1:
-        raise InputError(f"nucleus must lie in (0, 1], not {nucleus}.")
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature must be positive, not {temperature}.")
-    return Request(wanted, ids, nucleus, temperature, cached)
+
+    tokens: list[int]
+    text: str
+    length: int
+    nfe: int
+    stop: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples, in the order of their seeds, with how fast they came.
+
+    Attributes:
+        seconds: wall time of generation.
+        generated: new tokens over all samples (prompts not counted).
+        interrupted: whether it was cut short; a sample that was under way ends with ``interrupted``.
+    """
+
+    samples: list[Sample]
+    seconds: float
+    generated: int
+    interrupted: bool = False
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.generated / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def entropy(self) -> float:
+        """Mean over samples of the entropy of their token counts, in nats; low means repetitive."""
+        return sum(entropy(torch.tensor(s.tokens)) for s in self.samples) / max(1, len(self.samples))
 
 
 def generate(
@@ -57,15 +70,25 @@ def generate(
     num: int = 1,
     seed: int = 0,
     batch_size: int = 16,
-    watch: Watch | None = None,
+    watch: Watch = ignore,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> SampleSet:
-    """`num` samples; sample i depends on ``seed + i`` alone, whatever the batch size."""
+    """`num` samples; sample i depends on ``seed + i`` alone, whatever the batch size and `num`.
+
+    Args:
+        request: from `bd3cli.sampling.make_request`.
+        batch_size: rows generated together.
+        watch: told after every network evaluation.
+        stopped: asked after every network evaluation; once True, what there is so far is returned.
+    """
     clock = time.perf_counter()
-    samples = list(stream(model, tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch))
+    samples = list(
+        stream(model, tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch, stopped=stopped)
+    )
     seconds = time.perf_counter() - clock
-    new = sum(sample.length - len(request.prompt) for sample in samples)
-    entropy = sum(token_entropy(sample.tokens) for sample in samples) / len(samples)
-    return SampleSet(samples, seconds, new, entropy)
+    new = sum(max(0, sample.length - len(request.prompt)) for sample in samples)
+    cut = len(samples) < num or any(sample.stop == "interrupted" for sample in samples)
+    return SampleSet(sorted(samples, key=lambda sample: sample.seed), seconds, new, cut)
 
 
 def stream(
@@ -76,27 +99,28 @@ def stream(
     num: int,
     seed: int,
     batch_size: int = 16,
-    watch: Watch | None = None,
+    watch: Watch = ignore,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sample]:
-    """Like `generate`, yielding the samples of each batch as they are finished."""
+    """Like `generate`, yielding each sample as it is finished."""
     if num < 1:
         raise InputError(f"The number of samples must be at least 1, not {num}.")
-    if model.config.time_conditioning:
-        raise InputError(
-            f"There is no sampler yet for {model.config.family} networks that see the noise level. "
-            "Sample a run of another family, or without model.time_conditioning."
-        )
-    sampler = SAMPLERS[model.config.family]
+    if batch_size < 1:
+        raise InputError(f"The batch size must be at least 1, not {batch_size}.")
+    make = SAMPLERS[request.sampler].make
     for start in range(0, num, batch_size):
-        seeds = [seed + i for i in range(start, min(start + batch_size, num))]
         with torch.inference_mode():
-            tokens, nfe = sampler(model, request, Rows(seeds), watch)
-        for row, row_seed in zip(tokens[:, : request.length].tolist(), seeds, strict=True):
-            yield Sample(row, tokenizer.decode(row), len(row), nfe, "length", row_seed)
+            batch = make(model, request, [seed + i for i in range(start, min(start + batch_size, num))])
+        while batch.rows:
+            with torch.inference_mode():
+                batch.step(watch)
+                done = batch.finish()
+            yield from (_sample(row, tokenizer) for row in done)
+            if stopped():
+                yield from (_sample(row, tokenizer) for row in batch.unfinished())
+                return
 
 
-def token_entropy(tokens: list[int]) -> float:
-    """Entropy in nats of the distribution of token ids within one sample."""
-    counts = torch.bincount(torch.tensor(tokens)).double()
-    probs = counts[counts > 0] / counts.sum()
-    return float(-(probs * probs.log()).sum())
+def _sample(row: Finished, tokenizer: Tokenizer) -> Sample:
+    tokens = row.tokens.tolist()
+    return Sample(tokens, tokenizer.decode(tokens), len(tokens), row.nfe, row.stop, row.seed)

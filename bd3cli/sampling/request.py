@@ -1,0 +1,134 @@
+"""From what a user asks for to a checked request."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bd3cli.data import Tokenizer
+from bd3cli.errors import InputError
+from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.sampling.base import Request
+from bd3cli.sampling.choose import Choice
+from bd3cli.sampling.registry import SAMPLERS, choose_sampler
+from bd3cli.sampling.stopping import StopRule
+
+HOLE = re.compile(r"(?<!\\)\[MASK:(\d+)\]")
+DEFAULT = Request(2, ())
+
+
+def make_request(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    length: int | None = None,
+    prompt: str = "",
+    template: str | None = None,
+    sampler: str | None = None,
+    nucleus: float = 1.0,
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    steps: int | None = None,
+    threshold: float | None = None,
+    stride: int | None = None,
+    stop: StopRule | None = None,
+    cached: bool = True,
+) -> Request:
+    """Check and complete what a user asks for.
+
+    Args:
+        length: tokens of a sample, BOS included (the most when there is a `stop` rule); by default the model's
+            context, or the template's own length.
+        prompt: text every sample starts with.
+        template: text with holes ``[MASK:n]`` to be filled with n tokens each, in place of a prompt.
+        sampler: one that serves the model's family; None for the family's own.
+        stop: ends samples early.
+
+    Raises:
+        InputError: a combination that cannot be served, or an option the sampler would not read.
+    """
+    name = choose_sampler(model.config, sampler)
+    for key, value in (("steps", steps), ("threshold", threshold), ("stride", stride)):
+        if value is not None and key not in SAMPLERS[name].options:
+            readers = [other for other, info in SAMPLERS.items() if key in info.options]
+            raise InputError(
+                f"--{key} has no effect on sampler {name!r}. Leave it out, or choose {' or '.join(readers)}."
+            )
+    if template is not None and prompt:
+        raise InputError("A template takes the place of a prompt. Write the prompt's text into the template.")
+    if template is not None:
+        ids = template_ids(template, tokenizer, model.config)
+    else:
+        ids = (tokenizer.bos_id, *tokenizer.encode(prompt))
+    wanted = length if length is not None else model.config.length if template is None else len(ids)
+    _check_length(model.config, name, wanted, ids, template is not None)
+    _check_options(model.config, nucleus, top_k, temperature, steps, threshold, stride)
+    options: dict[str, Any] = {"steps": steps, "threshold": threshold, "stride": stride}
+    return Request(
+        length=wanted,
+        prompt=ids,
+        sampler=name,
+        choice=Choice(nucleus, top_k, temperature),
+        stop=stop,
+        cached=cached,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+
+
+def template_ids(template: str, tokenizer: Tokenizer, config: TransformerConfig) -> tuple[int, ...]:
+    r"""BOS, and the ids of a template: its pieces of text tokenised apart, ``[MASK:n]`` as n masks.
+
+    ``\[MASK:n]`` is text.
+    """
+    if config.family == "ar":
+        raise InputError("An ar network writes from left to right and cannot fill in a template. Use --prompt.")
+    assert config.mask_id is not None
+    ids = [tokenizer.bos_id]
+    pieces = HOLE.split(template)
+    for text, hole in zip(pieces[::2], [*pieces[1::2], "0"], strict=True):
+        ids += tokenizer.encode(text.replace("\\[MASK:", "[MASK:"))
+        ids += [config.mask_id] * int(hole)
+    if config.mask_id not in ids:
+        raise InputError(f"The template {template!r} has no hole. Write [MASK:n] where n tokens are to be filled in.")
+    return tuple(ids)
+
+
+def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tuple[int, ...], template: bool) -> None:
+    context = config.length
+    if wanted < 2:
+        raise InputError(f"The length must be at least 2 tokens, BOS among them, not {wanted}.")
+    if wanted > context and config.block_size == context and sampler != "semi-ar":
+        remedy = " Longer ones need --sampler semi-ar." if config.family == "mdlm" else ""
+        raise InputError(
+            f"The length must lie between 2 and the model's context of {context} tokens, not {wanted}: a "
+            f"{config.family} network with one block of the whole context cannot go beyond it.{remedy}"
+        )
+    if len(ids) > wanted or (len(ids) == wanted and not template):
+        what = "template" if template else "prompt"
+        left = f"which leaves none of {wanted} to generate" if not template else f"more than the length of {wanted}"
+        raise InputError(
+            f"The {what} takes {len(ids)} tokens with BOS, {left}. Shorten the {what} or raise --length."
+        )
+
+
+def _check_options(
+    config: TransformerConfig,
+    nucleus: float,
+    top_k: int | None,
+    temperature: float,
+    steps: int | None,
+    threshold: float | None,
+    stride: int | None,
+) -> None:
+    if not 0 < nucleus <= 1:
+        raise InputError(f"nucleus must lie in (0, 1], not {nucleus}.")
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top-k must be at least 1, not {top_k}.")
+    if not 0 < temperature < float("inf"):
+        raise InputError(f"temperature must be positive, not {temperature}.")
+    if steps is not None and steps < 1:
+        raise InputError(f"steps must be at least 1, not {steps}.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {threshold}.")
+    if stride is not None and not 1 <= stride < config.length:
+        raise InputError(f"stride must lie between 1 and {config.length - 1}, below the context, not {stride}.")
