@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_table, progress_bar
+from bd3cli.cli.variance import VarianceBatches, VarianceOf, print_variances, variances
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit
@@ -37,6 +38,8 @@ def evaluate(
         int, typer.Option(help="Repeat with N seeds: mean, and the Monte Carlo error apart.", min=1, metavar="N")
     ] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Sequences a forward pass.", min=1, metavar="N")] = None,
+    variance_of: VarianceOf = None,
+    variance_batches: VarianceBatches = 100,
     checkpoint: CheckpointOption = "best",
     attention: Annotated[str, typer.Option(help="Block attention backend.", metavar="NAME")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="D")] = "auto",
@@ -58,7 +61,8 @@ def evaluate(
         packed = run.split(chosen, data, column)
         options = {"estimator": estimator, "draws": draws, "sequences": sequences, "seed": seed, "seeds": seeds}
         result = measure(run, packed, **options, batch_size=batch_size)
-        rows.append({"split": split, **describe(run, packed), **result.summary()})
+        spread = variances(run, packed, result, variance_of, variance_batches, seed)
+        rows.append({"split": split, **describe(run, packed), **result.summary(), **spread})
         results.append(result)
         facts.append(packed.description)
     paired = compare_all([str(path) for path in runs], results, facts)
@@ -66,6 +70,7 @@ def evaluate(
         emit_json(rows[0] if len(rows) == 1 else {"rows": rows, "paired": paired})
         return
     _print(rows)
+    print_variances(rows)
     if paired:
         _print_paired(paired)
 

@@ -22,17 +22,18 @@ class Scheme:
 
     Attributes:
         name: as it was written.
-        schedule, clip: only where the masking reads them.
+        schedule, clip, resample: only where the masking reads them.
     """
 
     name: str
     masking: str = "bernoulli"
     schedule: str = "loglinear"
     clip: tuple[float, float] | None = None
+    resample: bool = False
 
     def applied(self, config: ObjectiveConfig) -> ObjectiveConfig:
         """`config` with this scheme in place of its own masking, schedule and clip."""
-        return replace(config, masking=self.masking, schedule=self.schedule, clip=self.clip, resample=False)
+        return replace(config, masking=self.masking, schedule=self.schedule, clip=self.clip, resample=self.resample)
 
 
 def parse_schemes(text: str, block_size: int) -> list[Scheme]:

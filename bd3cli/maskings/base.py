@@ -104,9 +104,11 @@ class Masking:
     Attributes:
         uses_schedule: whether the schedule and the clip mean anything to it; if not, giving them is an
             error rather than an option without effect.
+        uses_token_counts: whether it needs `MaskContext.token_counts`.
     """
 
     uses_schedule: ClassVar[bool] = False
+    uses_token_counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -26,6 +26,8 @@ class FrequencyInformed(Masking):
     The ratio spreads with the block size, so choose a smaller strength for larger blocks; 0 is `count`.
     """
 
+    uses_token_counts = True
+
     strength: float = parameter(0.25, "exponent of 1 / frequency; 0 ignores frequency", low=0.0, high=2.0)
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:

@@ -1,0 +1,126 @@
+"""Variances of a trained run under several ways to draw masks: what `eval --variance-of` shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bd3cli.config import ObjectiveConfig, Recipe
+from bd3cli.data import PackedSplit
+from bd3cli.diffusion.batch import token_nll
+from bd3cli.diffusion.objective import Objective
+from bd3cli.diffusion.scheme import Scheme
+from bd3cli.errors import InputError
+from bd3cli.evaluation.intervals import Mean
+from bd3cli.evaluation.variance import Batches, Spread, evaluating, gradient_variance, nelbo_variance
+from bd3cli.maskings import Masking, MaskNoise
+from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.training.learned import LearnedMasking
+from bd3cli.training.trainer import token_counts
+
+if TYPE_CHECKING:
+    from bd3cli.runs import Run
+
+LEARNING_BATCHES = 200  # of the training split, for a masking that learns and has not yet
+
+
+def own_scheme(recipe: Recipe) -> Scheme | None:
+    """How a run's training drew its masks; None for ``ar``, which draws none."""
+    o = recipe.objective
+    if o.family == "ar":
+        return None
+    return Scheme("training", o.masking, o.schedule, o.clip, o.resample)
+
+
+def variance_row(
+    run: Run, recipe: Recipe, scheme: Scheme, batches: Batches, *, gradient: bool = True
+) -> dict[str, Any]:
+    """Var. NELBO and gradient variance of `run` under `scheme`, as plain values for JSON."""
+    objective, learned = run_objective(run, recipe, scheme)
+    reads_schedule = objective.masking is not None and objective.masking.uses_schedule
+    nelbo = nelbo_variance(run.model, objective, batches)
+    slope = gradient_variance(run.model, objective, batches) if gradient else None
+    return {
+        "name": scheme.name,
+        "masking": scheme.masking,
+        "schedule": scheme.schedule if reads_schedule else None,
+        "clip": None if scheme.clip is None else list(scheme.clip),
+        **_fields("nelbo", nelbo),
+        **(_fields("gradient", slope) if gradient else {}),
+        "batches": len(batches.indices),
+        "batch_size": len(batches.indices[0]),
+        "learned": learned,
+    }
+
+
+def run_objective(run: Run, recipe: Recipe, scheme: Scheme) -> tuple[Objective, str | None]:
+    """The objective of `scheme` for a run's network, without loss weight; and how its masking was learned, if it was.
+
+    Raises:
+        InputError: an ``ar`` run, or a scheme that does not exist or cannot be trained.
+    """
+    if run.config.family == "ar":
+        raise InputError(f"{run.path} is an 'ar' run: it masks nothing, so its loss has no such variance.")
+    c = run.config
+    assert c.mask_id is not None
+    config = replace(scheme.applied(recipe.objective), weight=ObjectiveConfig().weight, normalise_weight=False)
+    objective = Objective.build(config, c.mask_id, c.block_size, None, c.time_conditioning)
+    assert objective.masking is not None
+    if objective.masking.uses_token_counts:
+        objective = replace(objective, token_counts=token_counts(run.split("train"), c.vocab_size))
+    masking, learned = _learned(run, recipe, scheme, objective)
+    return replace(objective, masking=masking), learned
+
+
+def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> tuple[Masking, str | None]:
+    """The masking to measure: as the run learned it, learned here, or as it is."""
+    masking = objective.masking
+    assert masking is not None
+    learner = masking.learner(objective.block_size)
+    if learner is None:
+        return masking, None
+    if scheme.masking == recipe.objective.masking:
+        states = CheckpointStore(run.path / "checkpoints").load(run.checkpoint).optimizer()
+        learner.load_state_dict(states["progress"]["masking"]["learner"])
+        return learner.masking(), f"in training, up to step {run.step}"
+    learned = LearnedMasking(masking, learner, objective.block_size)
+    split, size = run.split("train"), recipe.train.batch_size
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
+    count = min(LEARNING_BATCHES, max(len(order) // size, 1))
+    device = next(run.model.parameters()).device
+    with evaluating(run.model), torch.inference_mode():
+        for step in range(count):
+            chosen = order[step * size : (step + 1) * size]
+            tokens, valid = torch.from_numpy(split.tokens(chosen)), torch.from_numpy(split.valid(chosen))
+            noise = MaskNoise.draw(*tokens.shape, objective.block_size, "learning", step)
+            batch = replace(objective, masking=learned.masking(step)).batch(tokens, valid, noise, 1.0)
+            learned.observe(step, [batch], [token_nll(run.model, batch.to(device))])
+    learned.summary()  # the last step's losses too
+    return learner.masking(), f"here, from {count} batches of the training split"
+
+
+def _fields(name: str, spread: Spread | None) -> dict[str, Any]:
+    mean: Mean | None = None if spread is None else spread.mean
+    return {
+        f"var_{name}": None if spread is None else spread.value,
+        f"var_{name}_ci95": None if mean is None else list(mean.ci95),
+        f"var_{name}_relative": None if spread is None else spread.relative,
+    }
+
+
+def measure_variances(
+    run: Run,
+    recipe: Recipe,
+    split: PackedSplit,
+    schemes: list[Scheme],
+    *,
+    sequences: list[int],
+    count: int,
+    seed: int,
+    gradient: bool = True,
+) -> list[dict[str, Any]]:
+    """`variance_row` of every scheme, on the same batches of the recipe's batch size."""
+    batches = Batches.choose(split, sequences, recipe.train.batch_size, count, seed)
+    return [variance_row(run, recipe, scheme, batches, gradient=gradient) for scheme in schemes]
