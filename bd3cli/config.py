@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bd3cli.clips import clip_grid
 from bd3cli.errors import InputError
 
 Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
@@ -66,6 +67,10 @@ class ObjectiveConfig:
     schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
     weight: str = option("none", "loss weight")
     clip: tuple[float, float] | None = option(None, "restrict t to [beta, omega] in training; biased, see the docs")
+    clip_search: Literal["fix", "search"] = option("fix", "keep the clip, or search for the least Var. NELBO")
+    clip_widths: str = option("0.5", "widths of the intervals a search tries, separated by commas")
+    clip_step: float = option(0.1, "grid of the intervals' lower ends")
+    clip_batches: int = option(8, "batches of validation text an interval is tried on, at every validation")
     resample: bool = option(False, "redraw masks until a block's masked fraction lies in the clip interval")
     normalise_weight: bool = option(False, "scale the loss weight to mean 1 under the training distribution")
 
@@ -155,6 +160,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("model.heads", model.heads, 1),
         ("model.cond_dim", model.cond_dim, 1),
         ("objective.block_size", objective.block_size, 1),
+        ("objective.clip_batches", objective.clip_batches, 1),
         ("train.steps", train.steps, 1),
         ("train.batch_size", train.batch_size, 1),
         ("train.micro_batch_size", train.micro_batch_size, 1),
@@ -212,8 +218,17 @@ def _check_objective(recipe: Recipe) -> None:
             raise InputError(f"objective.clip {beta:g},{omega:g} is not an interval. It needs 0 <= beta < omega <= 1.")
     if objective.resample and objective.clip is None:
         raise InputError("objective.resample needs objective.clip: it redraws masks until they lie inside it.")
+    if objective.clip_search == "fix":
+        for key in ("clip_widths", "clip_step", "clip_batches"):
+            if getattr(objective, key) != getattr(default, key):
+                raise InputError(
+                    f"objective.{key} has no effect while the clip is fixed. Leave it out, or set "
+                    "objective.clip_search to 'search'."
+                )
+    else:
+        clip_grid(objective.clip_widths, objective.clip_step)
     if objective.family == "ar":
-        for key in ("schedule", "weight", "clip", "resample", "normalise_weight"):
+        for key in ("schedule", "weight", "clip", "clip_search", "resample", "normalise_weight"):
             if getattr(objective, key) != getattr(default, key):
                 raise InputError(
                     f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "

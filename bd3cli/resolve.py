@@ -288,7 +288,7 @@ def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], unasked: s
     default = known_keys()["objective.masking"].default
     if sources["objective.masking"] != unasked or values["objective.masking"] != default:
         return
-    for key in ("objective.schedule", "objective.clip"):
+    for key in ("objective.schedule", "objective.clip", "objective.clip_search"):
         if values[key] != known_keys()[key].default and values["objective.family"] != "ar":
             values["objective.masking"] = "bernoulli"
             sources["objective.masking"] = f"implied by {key}"

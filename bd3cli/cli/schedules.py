@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bd3cli.cli.clip_search import search
 from bd3cli.cli.common import JsonFlag, emit_json, print_table
 from bd3cli.cli.registered import (
     DEFAULT_POINTS,
@@ -23,6 +24,7 @@ from bd3cli.cli.registered import (
 )
 
 app = typer.Typer(help="Noise schedules: what is installed, their values, laws and pictures.", no_args_is_help=True)
+app.command("search")(search)
 
 Spec = Annotated[str, typer.Argument(metavar="SCHEDULE", help="A name, or name:key=value,... as in gaussian:mu=0.6.")]
 Specs = Annotated[list[str], typer.Argument(metavar="SCHEDULE...", help="One or more schedules.")]

@@ -39,7 +39,7 @@ def variances(
     from bd3cli.evaluation.schemes import measure_variances, own_scheme
 
     recipe = run.recipe
-    own = None if recipe is None else own_scheme(recipe)
+    own = None if recipe is None else own_scheme(run, recipe)
     if batches == 0 and wanted is not None:
         raise InputError("--variance-of needs batches to measure; leave out --variance-batches 0.")
     if recipe is None or batches == 0 or (own is None and wanted is None):

@@ -59,6 +59,15 @@ class Objective:
         timed = time_conditioning or config.family == "sedd"
         return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts, timed)
 
+    def clipped(self, clip: tuple[float, float] | None) -> Objective:
+        """The same with another clip.
+
+        Raises:
+            InputError: it cannot be trained.
+        """
+        config = replace(self.config, clip=clip)
+        return Objective.build(config, self.mask_id, self.block_size, self.token_counts, self.time_conditioning)
+
     def batch(self, tokens: Tensor, valid: Tensor, noise: MaskNoise, progress: float) -> Batch:
         """The scored batch for clean `tokens` [B, L].
 
@@ -101,7 +110,7 @@ def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
     if masking.uses_schedule:
         return
     default = ObjectiveConfig()
-    for key in ("schedule", "clip", "resample"):
+    for key in ("schedule", "clip", "clip_search", "resample"):
         value = getattr(config, key)
         if value != getattr(default, key):
             raise InputError(

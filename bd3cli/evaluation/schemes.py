@@ -16,6 +16,7 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean
 from bd3cli.evaluation.variance import Batches, Spread, evaluating, gradient_variance, nelbo_variance
 from bd3cli.maskings import Masking, MaskNoise
+from bd3cli.model import Transformer
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.trainer import token_counts
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 LEARNING_BATCHES = 200  # of the training split, for a masking that learns and has not yet
 
 
-def own_scheme(recipe: Recipe) -> Scheme | None:
-    """How a run's training drew its masks; None for ``ar``, which draws none."""
+def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
+    """How a run's training drew its masks, lastly where it searched; None for ``ar``, which draws none."""
     o = recipe.objective
     if o.family == "ar":
         return None
-    return Scheme("training", o.masking, o.schedule, o.clip, o.resample)
+    clip = o.clip
+    if o.clip_search == "search":
+        history = _progress(run)["clip_search"]
+        clip = tuple(history[-1]["clip"]) if history else clip
+    return Scheme("training", o.masking, o.schedule, clip, o.resample)
 
 
 def variance_row(
@@ -74,6 +79,36 @@ def run_objective(run: Run, recipe: Recipe, scheme: Scheme) -> tuple[Objective, 
     return replace(objective, masking=masking), learned
 
 
+def clip_objective(run: Run, schedule: str | None) -> Objective:
+    """The paper's masking for a run's network under `schedule`, or the run's own; unclipped.
+
+    Raises:
+        InputError: as `run_objective`, or a run without a recipe.
+    """
+    recipe = run.recipe
+    if recipe is None:
+        raise InputError(f"{run.path} is a bare checkpoint: it names no data to search on. Give a run directory.")
+    return run_objective(run, recipe, Scheme("search", schedule=schedule or recipe.objective.schedule))[0]
+
+
+def with_block_size(run: Run, block_size: int | None) -> Run:
+    """A run whose network is cut into other blocks, before it is finetuned to them; itself for None.
+
+    Raises:
+        InputError: the network has no blocks to cut, or the length is no multiple.
+    """
+    c = run.config
+    if block_size is None or block_size == c.block_size:
+        return run
+    if c.family not in ("bd3lm", "mdlm") or c.time_conditioning:
+        raise InputError(f"{run.path} is of family {c.family}, which cannot have block size {block_size}.")
+    if c.length % block_size:
+        raise InputError(f"Block size {block_size} does not divide the run's length {c.length}.")
+    model = Transformer(replace(c, family="bd3lm", block_size=block_size), run.model.attention)
+    model.load_state_dict(run.model.state_dict())
+    return replace(run, model=model.to(next(run.model.parameters()).device).eval())
+
+
 def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> tuple[Masking, str | None]:
     """The masking to measure: as the run learned it, learned here, or as it is."""
     masking = objective.masking
@@ -82,8 +117,7 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
     if learner is None:
         return masking, None
     if scheme.masking == recipe.objective.masking:
-        states = CheckpointStore(run.path / "checkpoints").load(run.checkpoint).optimizer()
-        learner.load_state_dict(states["progress"]["masking"]["learner"])
+        learner.load_state_dict(_progress(run)["masking"]["learner"])
         return learner.masking(), f"in training, up to step {run.step}"
     learned = LearnedMasking(masking, learner, objective.block_size)
     split, size = run.split("train"), recipe.train.batch_size
@@ -99,6 +133,12 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
             learned.observe(step, [batch], [token_nll(run.model, batch.to(device))])
     learned.summary()  # the last step's losses too
     return learner.masking(), f"here, from {count} batches of the training split"
+
+
+def _progress(run: Run) -> dict[str, Any]:
+    """What the checkpoint in use says about masks: what was learned, and searched."""
+    progress: dict[str, Any] = CheckpointStore(run.path / "checkpoints").load(run.checkpoint).optimizer()["progress"]
+    return progress
 
 
 def _fields(name: str, spread: Spread | None) -> dict[str, Any]:

@@ -170,8 +170,10 @@ def run_steps(
             if step % t.validate_every == 0 or last:
                 guard.check()
                 validated = result = validate(trainer)
+                if trainer.search is not None and step % t.validate_every == 0:
+                    trainer.search.look(trainer)
                 if group.leads:
-                    run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer)})
+                    run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer, True)})
                 reporter.validation(step, validated)
                 clock = time.perf_counter()
             leaving = stop.agreed(group) and not last
@@ -260,10 +262,19 @@ def optimizer_step(trainer: Trainer, data: StepData, guard: Guard | None = None)
     return total, norm
 
 
-def progress(trainer: Trainer) -> dict[str, Any]:
-    """What a validation's record says about how far training has come."""
-    learned = {} if trainer.learned is None else {"masking": trainer.learned.summary()}
-    return {"masked_tokens": trainer.masked_tokens, **learned}
+def progress(trainer: Trainer, latest: bool = False) -> dict[str, Any]:
+    """How far training has come: the clip of the last step among it, and what was searched and learned.
+
+    Args:
+        latest: of a search only its newest choice.
+    """
+    clip = trainer.objective_at(max(trainer.step - 1, 0)).config.clip
+    known: dict[str, Any] = {"masked_tokens": trainer.masked_tokens, "clip": None if clip is None else list(clip)}
+    if trainer.learned is not None:
+        known["masking"] = trainer.learned.summary()
+    if trainer.search is not None:
+        known["clip_search"] = trainer.search.history[-1:] if latest else trainer.search.history
+    return known
 
 
 def validate(trainer: Trainer) -> Likelihood:

@@ -22,6 +22,7 @@ from bd3cli.model.state import require_fit
 from bd3cli.rng import derive_seed
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import Checkpoint
+from bd3cli.training.clip_search import ClipSearch
 from bd3cli.training.distributed import (
     Group,
     choose_parallel,
@@ -45,6 +46,7 @@ class Trainer:
 
     Attributes:
         learned: what the masking has learned, None for one that learns nothing.
+        search: the clips that were searched for, None where the clip is fixed.
         step: optimizer steps done.
         masked_tokens: tokens that carried loss so far (for ``ar``, every one it predicted).
     """
@@ -66,6 +68,7 @@ class Trainer:
     group: Group
     parallel: str
     learned: LearnedMasking | None = None
+    search: ClipSearch | None = None
     step: int = 0
     masked_tokens: int = 0
 
@@ -90,17 +93,21 @@ class Trainer:
 
     def objective_at(self, step: int) -> Objective:
         """The objective of a step counted from 0; for the step at hand and the next."""
-        return self.objective if self.learned is None else replace(self.objective, masking=self.learned.masking(step))
+        objective = self.objective if self.search is None else self.search.objective(step)
+        return objective if self.learned is None else replace(objective, masking=self.learned.masking(step))
 
     def progress_state(self) -> dict[str, Any]:
         """What a checkpoint holds besides weights and optimizer."""
         learned = None if self.learned is None else self.learned.state_dict()
-        return {"masked_tokens": self.masked_tokens, "masking": learned}
+        search = None if self.search is None else self.search.state_dict()
+        return {"masked_tokens": self.masked_tokens, "masking": learned, "clip_search": search}
 
     def load_progress_state(self, state: dict[str, Any]) -> None:
         self.masked_tokens = int(state["masked_tokens"])
         if self.learned is not None:
             self.learned.load_state_dict(state["masking"])
+        if self.search is not None:
+            self.search.load_state_dict(state["clip_search"])
 
 
 class TrainingLoss(nn.Module):
@@ -163,6 +170,7 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
         group=group,
         parallel=parallel,
         learned=LearnedMasking.of(objective.masking, recipe.block_size),
+        search=ClipSearch.of(objective),
     )
 
 
@@ -292,7 +300,7 @@ def restore(trainer: Trainer, saved: SavedState | None) -> None:
     try:
         trainer.load_progress_state(progress)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"What the masking had learned by step {step} cannot be restored: {error!r}.") from error
+        raise InputError(f"What was learned by step {step} cannot be restored: {error!r}.") from error
     trainer.step = step
 
 
