@@ -130,9 +130,8 @@ class CheckpointStore:
 
     def _refusal(self, name: str, error: Exception) -> RunError:
         kept = self.names()
-        reason = (error.strerror if isinstance(error, OSError) else None) or (str(error).splitlines() or ["?"])[0]
         return RunError(
-            f"Checkpoint {name} could not be written to {self.folder}: {reason.rstrip('.')}. "
+            f"Checkpoint {name} could not be written to {self.folder}: {_reason(error)}. "
             + (f"{kept[-1]} is intact; free some space and resume." if kept else "There is none before it.")
         )
 
@@ -252,6 +251,16 @@ def validated_nats(state: dict[str, Any]) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, however deep libraries have wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _save_pickle(state: dict[str, Any], path: Path) -> None:
