@@ -11,6 +11,7 @@ import typer
 from bd3cli import __version__
 from bd3cli.cli import (
     bench,
+    checkpoint,
     config,
     data,
     evaluate,
@@ -45,6 +46,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(maskings.app, name="maskings")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

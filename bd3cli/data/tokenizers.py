@@ -153,7 +153,7 @@ def valid_unicode(text: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load a tokenizer: ``"bytes"``, a tiktoken encoding, a ``.tiktoken`` file, or ``"hf:NAME"``.
+    """Load a tokenizer: ``"bytes"``, a tiktoken encoding, a ``.tiktoken`` file, ``"hf:NAME"``, or ``"ids:N"``.
 
     Raises:
         InputError: unknown name, malformed file, or one that must be downloaded when there is no network.
@@ -164,6 +164,10 @@ def load_tokenizer(name: str) -> Tokenizer:
         from bd3cli.data.hf_tokenizers import load_hf_tokenizer
 
         return load_hf_tokenizer(name)
+    if name.startswith("ids:"):
+        from bd3cli.data.id_tokenizer import IdTokenizer
+
+        return IdTokenizer(name)
     if name in encoding_names() or not (name.endswith(".tiktoken") or exists(Path(name).expanduser())):
         encoding = load_encoding(name)
     else:

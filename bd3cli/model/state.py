@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from bd3cli.errors import InputError
 
+BUFFERS = ("rotary_emb.inv_freq",)  # tensors of a network's state that are not parameters
+
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy `tensors` into `module`; `source` names them in messages.
@@ -22,29 +24,36 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 
 
 def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse `tensors` that are not exactly those of `module`.
+    """Refuse `tensors` that are not exactly those of `module`; see `load_tensors`."""
+    require_same(module.state_dict(), tensors, source)
 
-    Raises:
-        InputError: listing every missing, unexpected and mis-shaped tensor.
-    """
-    own = module.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - own.keys())
-    shapes = [
-        f"{name} is {list(tensors[name].shape)} instead of {list(own[name].shape)}"
-        for name in sorted(own.keys() & tensors.keys())
-        if tensors[name].shape != own[name].shape
-    ]
-    problems = [
-        f"{label}: {', '.join(items)}"
-        for label, items in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes))
-        if items
-    ]
+
+def require_same(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """`require_fit` for a network that is not made: the `expected` tensors may be on the meta device."""
+    problems = [f"{label}: {', '.join(items)}" for label, items in mismatches(expected, tensors).items() if items]
     if problems:
         raise InputError(
             f"{source} does not fit this network. {'; '.join(problems)}. "
             "Check that the checkpoint and its configuration belong together."
         )
+
+
+def mismatches(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What is missing, unexpected and of the wrong shape among `tensors`."""
+    return {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "wrong shape": [
+            f"{name} is {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            for name in sorted(expected.keys() & tensors.keys())
+            if tensors[name].shape != expected[name].shape
+        ],
+    }
+
+
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
+    """Numbers that training changes."""
+    return sum(tensor.numel() for name, tensor in tensors.items() if name not in BUFFERS)
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -227,3 +227,9 @@ class Transformer(nn.Module):
             *(block.adaLN_modulation(condition).chunk(6, dim=-1) for block in self.layers),
             self.output_layer.adaLN_modulation(condition).chunk(2, dim=-1),
         ]
+
+
+def expected_tensors(config: TransformerConfig) -> dict[str, Tensor]:
+    """The state of such a network by name, on the meta device: shapes and types that take no memory."""
+    with torch.device("meta"):
+        return Transformer(config, "reference").state_dict()

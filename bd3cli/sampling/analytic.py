@@ -59,4 +59,3 @@ class Analytic(Batch):
         rows.nfe += 1
         watch(rows, row[chosen], place[chosen])
         rows.known[(rows.tokens != self.mask_id).all(-1)] = masked.shape[1]
-

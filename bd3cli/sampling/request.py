@@ -106,9 +106,7 @@ def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tup
     if len(ids) > wanted or (len(ids) == wanted and not template):
         what = "template" if template else "prompt"
         left = f"which leaves none of {wanted} to generate" if not template else f"more than the length of {wanted}"
-        raise InputError(
-            f"The {what} takes {len(ids)} tokens with BOS, {left}. Shorten the {what} or raise --length."
-        )
+        raise InputError(f"The {what} takes {len(ids)} tokens with BOS, {left}. Shorten the {what} or raise --length.")
 
 
 def _check_options(

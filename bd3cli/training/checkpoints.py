@@ -62,7 +62,15 @@ class Checkpoint:
             raise InputError(f"{self.path / name} cannot be read: {error}.") from error
 
     def optimizer(self) -> dict[str, Any]:
-        """Optimizer and scheduler state."""
+        """Optimizer and scheduler state.
+
+        Raises:
+            InputError: it is unreadable, or there is none, as in an imported checkpoint.
+        """
+        if OPTIMIZER not in self.state["sha256"]:
+            raise InputError(
+                f"{self.path} holds no optimizer state, since it was imported. Start a run from it: bd3cli finetune."
+            )
         try:
             state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -96,10 +104,10 @@ class CheckpointStore:
         step: int,
         model: dict[str, Tensor],
         average: dict[str, Tensor] | None,
-        optimizer: dict[str, Any],
+        optimizer: dict[str, Any] | None,
         extra: dict[str, Any],
     ) -> str:
-        """Write a checkpoint atomically and drop old ones.
+        """Write a checkpoint atomically and drop old ones; without an optimizer it cannot be resumed.
 
         Raises:
             RunError: the disk refused; earlier checkpoints are untouched.
@@ -113,7 +121,8 @@ class CheckpointStore:
             save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, part / MODEL)
             if average is not None:
                 save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, part / AVERAGE)
-            _save_pickle(optimizer, part / OPTIMIZER)
+            if optimizer is not None:
+                _save_pickle(optimizer, part / OPTIMIZER)
             files = sorted(p.name for p in part.iterdir())
             state = {"schema": 1, "step": step, "sha256": {f: file_sha256(part / f) for f in files}, **extra}
             (part / STATE).write_text(json.dumps(state, indent=1) + "\n")

@@ -41,6 +41,10 @@ def resume_recipe(
     if recipe is not None:
         raise InputError(f"--resume uses the recipe recorded in {out}; leave out {recipe!r}.")
     record = RunDirectory(out).read_record()
+    if record.get("status") == "imported":
+        raise InputError(
+            f"{out} was imported: it has no optimizer to go on with. Start from it: bd3cli finetune {out}."
+        )
     require_used(record.get("uses", {}), str(out))
     recorded = read_recipe(out)
     resolved = layered(recorded, dict(record.get("sources", {})), options, overrides)

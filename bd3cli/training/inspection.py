@@ -1,0 +1,189 @@
+"""Look at a checkpoint without training: what it is, whether it is whole, and the same in the published layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bd3cli.config import Recipe
+from bd3cli.data import load_tokenizer
+from bd3cli.errors import InputError
+from bd3cli.model import TransformerConfig
+from bd3cli.model.state import count_parameters, mismatches, weights_sha256
+from bd3cli.model.transformer import expected_tensors
+from bd3cli.model.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
+from bd3cli.runs import Run, read_recipe
+from bd3cli.training.checkpoints import Checkpoint, CheckpointStore
+from bd3cli.training.record import RECORD, RunDirectory
+from bd3cli.training.trainer import network_config
+
+Weights = Literal["averaged", "raw"]
+TOLERANCE = 1e-4  # nats a token, of a validation repeated on other hardware
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint read from disk: of a run, or bare in the published layout.
+
+    Attributes:
+        config: of its network.
+        tensors: "raw", and "averaged" where there are any.
+        record, recipe, checkpoint: empty or None when it is bare.
+    """
+
+    path: Path
+    config: TransformerConfig
+    tensors: dict[str, dict[str, Tensor]]
+    record: dict[str, Any]
+    recipe: Recipe | None
+    checkpoint: Checkpoint | None
+
+    @property
+    def evaluated(self) -> dict[str, Tensor]:
+        """The weights evaluation and sampling use."""
+        return self.tensors.get("averaged", self.tensors["raw"])
+
+
+def open_checkpoint(path: Path, which: str = "best") -> Opened:
+    """Read the weights of `which` checkpoint: best, last or a name.
+
+    Raises:
+        InputError: no such run or checkpoint, or it is damaged.
+    """
+    if is_upstream(path) and not (path / RECORD).exists():
+        raw, tensors = read_upstream(path)
+        return Opened(path, upstream_config(raw, str(path)), {"raw": network_tensors(tensors)}, {}, None, None)
+    record, recipe = RunDirectory(path).read_record(), read_recipe(path)
+    found = CheckpointStore(path / "checkpoints").load(which)
+    weights = {"raw": found.weights(average=False)}
+    if found.averaged:
+        weights["averaged"] = found.weights(average=True)
+    return Opened(path, network_config(recipe, load_tokenizer(recipe.data.tokenizer)), weights, record, recipe, found)
+
+
+def describe(opened: Opened) -> dict[str, Any]:
+    """The fields of ``bd3cli checkpoint show --json``. `weights_sha256` is of the weights evaluation uses."""
+    c, found = opened.config, opened.checkpoint
+    return {
+        "run": str(opened.path),
+        "checkpoint": found.path.name if found else "model.safetensors",
+        "step": found.step if found else None,
+        "status": opened.record.get("status"),
+        "family": c.family,
+        "block_size": c.block_size,
+        "length": c.length,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "blocks": c.blocks,
+        "heads": c.heads,
+        "cond_dim": c.cond_dim,
+        "time_conditioning": c.time_conditioning,
+        "parameters": count_parameters(opened.evaluated),
+        "weights": "averaged" if "averaged" in opened.tensors else "raw",
+        "weights_sha256": weights_sha256(opened.evaluated),
+        "raw_weights_sha256": weights_sha256(opened.tensors["raw"]),
+        "tokenizer": opened.record.get("tokenizer", {}).get("name"),
+        "validation": found.state.get("validation") if found else None,
+        "imported": opened.record.get("imported"),
+        "chain": list(chain(opened.record)),
+    }
+
+
+def chain(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The runs a run descends from, nearest first."""
+    parent = record.get("parent")
+    while isinstance(parent, dict):
+        yield {key: value for key, value in parent.items() if key not in ("parent", "recipe")}
+        parent = parent.get("parent")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def verify(path: Path, which: str = "best", perplexity: bool = False) -> list[Check]:
+    """Whether a checkpoint is what it says it is.
+
+    Args:
+        perplexity: repeat the validation recorded with the checkpoint and compare.
+
+    Raises:
+        InputError: there is nothing to verify: no such run or checkpoint.
+    """
+    if not is_upstream(path):
+        RunDirectory(path).read_record()
+    try:
+        opened = open_checkpoint(path, which)
+    except InputError as error:
+        return [Check("files", False, str(error))]
+    sums = opened.checkpoint.state["sha256"] if opened.checkpoint else {}
+    checks = [Check("files", True, f"{len(sums)} files match their SHA-256" if sums else "readable; no checksums kept")]
+    expected = expected_tensors(opened.config)
+    for name, tensors in opened.tensors.items():
+        checks += [
+            *_structure(name, expected, tensors),
+            _outcome(f"{name} types", [n for n, t in tensors.items() if t.dtype != expected_dtype(n, expected)],
+                     f"{len(tensors)} tensors of float32"),
+            _outcome(f"{name} values", [n for n, t in tensors.items() if not torch.isfinite(t).all()], "all finite"),
+        ]  # fmt: skip
+    counted, recorded = count_parameters(opened.evaluated), opened.record.get("parameters")
+    same = recorded in (None, counted)
+    checks.append(Check("parameters", same, f"{counted:,}" + ("" if same else f"; the record says {recorded:,}")))
+    if perplexity:
+        checks.append(_validation(path, which, opened))
+    return checks
+
+
+def expected_dtype(name: str, expected: dict[str, Tensor]) -> torch.dtype:
+    return expected[name].dtype if name in expected else torch.float32
+
+
+def _structure(label: str, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[Check]:
+    found = mismatches(expected, tensors)
+    keys = [f"{kind}: {', '.join(found[kind])}" for kind in ("missing", "unexpected") if found[kind]]
+    return [
+        _outcome(f"{label} names", keys, f"{len(tensors)} tensors, none missing, none unexpected"),
+        _outcome(f"{label} shapes", found["wrong shape"], "as the configuration says"),
+    ]
+
+
+def _outcome(check: str, problems: list[str], good: str) -> Check:
+    return Check(check, not problems, "; ".join(problems[:8]) if problems else good)
+
+
+def _validation(path: Path, which: str, opened: Opened) -> Check:
+    recorded = opened.checkpoint.state.get("validation") if opened.checkpoint else None
+    if not recorded or opened.recipe is None:
+        raise InputError(f"{path} records no validation of this checkpoint, so there is no perplexity to expect.")
+    run = Run.load(path, checkpoint=which)
+    result = run.evaluate(run.split("validation"), sequences=opened.recipe.train.validate_sequences)
+    difference = abs(result.nats_per_token - recorded["nats_per_token"])
+    detail = f"{result.summary()['ppl']:.4f}, recorded {recorded['ppl']:.4f} ({difference:.1e} nats a token apart)"
+    return Check("perplexity", difference <= TOLERANCE, detail)
+
+
+def export(path: Path, out: Path, which: str = "best", weights: Weights = "averaged") -> dict[str, Any]:
+    """Write a run's network in the published layout; an imported one keeps the settings it came with.
+
+    Raises:
+        InputError: nothing to export, or `out` cannot be written.
+    """
+    opened = open_checkpoint(path, which)
+    imported = opened.record.get("imported") or {}
+    clip = imported.get("clip") or (opened.recipe.objective.clip if opened.recipe else None)
+    tensors = opened.evaluated if weights == "averaged" else opened.tensors["raw"]
+    published = imported.get("format") == "huggingface"
+    write_upstream(
+        out, opened.config, tensors, tuple(clip) if clip else None, imported["config"] if published else None
+    )
+    return {"out": str(out), "weights_sha256": weights_sha256(tensors), "parameters": count_parameters(tensors)}
