@@ -29,6 +29,7 @@ from bd3cli.evaluation import likelihood
 from bd3cli.maskings import MaskNoise, get_masking
 from bd3cli.model import TransformerConfig
 from bd3cli.resolve import resolve
+from bd3cli.schedules import get_schedule
 from bd3cli.training.loop import train
 
 V, MASK = 4, 3  # three tokens and the mask
@@ -463,3 +464,40 @@ def test_rows_cannot_be_swapped(runs, cli) -> None:
     alone = cli("eval", runs["sedd"], "--sequences", 16, "--json").json
     assert alone["nats_per_token"] == first[str(runs["sedd"])]["nats_per_token"]
     assert alone["nats_per_token"] != first[str(runs["mdlm"])]["nats_per_token"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"masking": "bernoulli", "schedule": "cosine", "clip": (0.3, 0.8), "resample": True},
+        {"masking": "bernoulli", "weight": "sigmoid:k=0", "normalise_weight": True},
+        {"masking": "count", "weight": "edm"},
+    ],
+)
+def test_maskings_clips_and_loss_weights_are_those_of_every_family(options) -> None:
+    """The same masks and the same factors as MDLM's; only the loss they multiply is another."""
+    tokens, valid = torch.zeros(16, L, dtype=torch.long), torch.ones(16, L, dtype=torch.bool)
+    noise = MaskNoise.draw(16, L, L, 0)
+    sedd, mdlm = (
+        Objective.build(ObjectiveConfig(family=family, **options), MASK, L).batch(tokens, valid, noise, 0.0)
+        for family in ("sedd", "mdlm")
+    )
+    assert torch.equal(sedd.x_t, mdlm.x_t)
+    assert torch.equal(sedd.weight, mdlm.weight)
+    assert sedd.sigma is not None
+    if "clip" in options:
+        p = get_schedule("cosine").mask_prob(torch.tensor([0.3, 0.8]).double())
+        assert noise_level(p)[0] <= sedd.sigma.min() <= sedd.sigma.max() <= noise_level(p)[1]
+
+
+def test_under_autocast_the_products_are_bfloat16_and_the_loss_is_float32() -> None:
+    g = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(*s, generator=g).requires_grad_() for s in ((45, 8), (7, 8), (7,))]
+    target, factor = torch.randint(0, 6, (45,), generator=g), torch.rand(45, generator=g)
+    plain = weighted_loss(*tensors, target, factor, 6, score_entropy)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = weighted_loss(*tensors, target, factor, 6, score_entropy)[0]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, plain, rtol=2e-2, atol=0)
+    assert all(x.grad is not None and x.grad.dtype == torch.float32 for x in tensors)

@@ -178,7 +178,7 @@ def test_noise_is_stratified_shuffled_and_independent_of_the_split_into_rows() -
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("family", ["ar", "bd3lm"])
+@pytest.mark.parametrize("family", ["ar", "sedd", "bd3lm"])
 def test_a_compiled_network_trains_alike(tmp_path: Path, quick, family: str) -> None:
     losses = []
     for compiled in ("true", "false"):
