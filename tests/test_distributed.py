@@ -80,6 +80,32 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, quick, parallel: st
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("masking", ("objective.masking=adaptive:refresh=2,memory=5",)),
+        ("clip_search", ("objective.clip_search=search", "objective.clip_step=0.5", "objective.clip_batches=2")),
+    ],
+)
+def test_two_processes_learn_what_one_learns(tmp_path: Path, quick, kind: str, more) -> None:
+    settings = [*quick, *STEPS, "train.batch_size=12", "train.micro_batch_size=3", *more]
+    train(resolve("tiny", overrides=settings), tmp_path / "one")
+    both = pair.run(tmp_path, "train", "--out", tmp_path / "two", "--json", *flags(*settings))
+    assert both.codes == [0, 0], both.err
+    one, two = ([row for row in rows(tmp_path / name) if "validation" in row] for name in ("one", "two"))
+    assert [row["masked_tokens"] for row in two] == [row["masked_tokens"] for row in one]
+    for ours, theirs in zip(two, one, strict=True):
+        if kind == "masking":
+            assert ours[kind]["q"] == pytest.approx(theirs[kind]["q"], abs=1e-5)
+            assert len(set(ours[kind]["q"])) > 1
+        else:
+            assert ours[kind][0]["clip"] == theirs[kind][0]["clip"]
+            tried = [[t["var_nelbo"] for t in row[kind][0]["tried"]] for row in (ours, theirs)]
+            assert tried[0] == pytest.approx(tried[1], rel=1e-4)
+    assert_alike(tmp_path / "two", tmp_path / "one", 1e-4)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_goes_from_one_process_to_two_and_back(tmp_path: Path, quick) -> None:
     settings = [*quick, *STEPS]
     train(resolve("tiny", overrides=[*settings, "train.steps=12"]), tmp_path / "one")

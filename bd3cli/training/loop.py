@@ -268,7 +268,7 @@ def progress(trainer: Trainer, latest: bool = False) -> dict[str, Any]:
     Args:
         latest: of a search only its newest choice.
     """
-    clip = trainer.objective_at(max(trainer.step - 1, 0)).config.clip
+    clip = trainer.clipped_at(max(trainer.step - 1, 0)).config.clip
     known: dict[str, Any] = {"masked_tokens": trainer.masked_tokens, "clip": None if clip is None else list(clip)}
     if trainer.learned is not None:
         known["masking"] = trainer.learned.summary()

@@ -93,8 +93,12 @@ class Trainer:
 
     def objective_at(self, step: int) -> Objective:
         """The objective of a step counted from 0; for the step at hand and the next."""
-        objective = self.objective if self.search is None else self.search.objective(step)
+        objective = self.clipped_at(step)
         return objective if self.learned is None else replace(objective, masking=self.learned.masking(step))
+
+    def clipped_at(self, step: int) -> Objective:
+        """The objective with the clip of any step up to the next, and the masking as it was before it learned."""
+        return self.objective if self.search is None else self.search.objective(step)
 
     def progress_state(self) -> dict[str, Any]:
         """What a checkpoint holds besides weights and optimizer."""
