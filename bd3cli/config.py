@@ -106,6 +106,7 @@ class EvalConfig:
     """How likelihoods are estimated; shared by every model of a comparison."""
 
     estimator: Literal["count", "uniform", "exact"] = option("count", "estimator of the NELBO")
+    control: Literal["none", "ngram"] = option("none", "control variate that lowers the noise of the estimate")
     draws: int = option(1, "forward passes a sequence for 'count' and 'uniform'")
     sequences: int | None = option(None, "sequences of the split to use; None: all")
     batch_size: int = option(32, "sequences a forward pass")

@@ -61,4 +61,5 @@ def test_bench_commands(cli, trained) -> None:
     assert one["ratio"] > 0
     error = cli("bench", "eval", trained, "--sequences", 16, "--seeds", 4, "--json").json
     assert error["ratio"] > 1
-    assert "Monte Carlo standard error" in cli("bench", "eval", trained, "--sequences", 8, "--seeds", 2).out
+    assert error["ratios"]["count+ngram"]["mc_stderr_by_sequence"] > error["ratios"]["count"]["mc_stderr_by_sequence"]
+    assert "Monte Carlo error" in cli("bench", "eval", trained, "--sequences", 8, "--seeds", 2).out

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import bd3cli
+from bd3cli.diffusion.batch import maskable
 from bd3cli.errors import InputError
 from bd3cli.evaluation import likelihood, make_estimator
-from bd3cli.evaluation.likelihood import choose_sequences
+from bd3cli.evaluation.subsets import choose_sequences
 
 VOCAB, MASK = 11, 10
 
@@ -29,6 +30,10 @@ class FakeSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
 
     def tokens(self, indices) -> np.ndarray:
         return self.ids[np.asarray(indices)]
@@ -147,14 +152,28 @@ def test_one_block_of_the_whole_length_equals_mdlm(make_model, split) -> None:
     np.testing.assert_allclose(block.nelbo, mdlm.nelbo, rtol=1e-5)
 
 
+@pytest.mark.parametrize("short", [None, 7])
+@pytest.mark.parametrize("control", ["none", "ngram"])
 @pytest.mark.parametrize("estimator", ["count", "uniform", "exact"])
-def test_batching_and_choice_of_sequences_change_nothing(make_model, split, estimator) -> None:
+def test_batching_order_and_choice_of_sequences_change_nothing(make_model, estimator, control, short) -> None:
+    """Beyond rounding: batches of 1, 7 and 32, a subset, and the last sequences first."""
+    split = FakeSplit(np.random.default_rng(5).integers(0, MASK, (40, 16)), short)
     model = make_model("bd3lm", block_size=4)
-    whole = likelihood(model, split, estimator=estimator, batch_size=6)
-    single = likelihood(model, split, estimator=estimator, batch_size=1)
-    np.testing.assert_allclose(whole.nelbo, single.nelbo, rtol=1e-5)
-    some = likelihood(model, split, estimator=estimator, sequences=3)
+
+    def measured(**options):
+        return likelihood(model, split, estimator=estimator, control=control, draws=2, **options)
+
+    whole = measured(batch_size=32)
+    for batch_size in (1, 7):
+        np.testing.assert_allclose(measured(batch_size=batch_size).nelbo, whole.nelbo, rtol=1e-5)
+    some = measured(sequences=9, batch_size=4)
     np.testing.assert_allclose(some.nelbo, whole.nelbo[some.sequences], rtol=1e-5)
+    if estimator != "exact":
+        scheme, backward = make_estimator(estimator, 4, 40, draws=2), list(range(40))[::-1]
+        free = maskable(torch.from_numpy(split.valid(backward)))
+        for draw, flipped in zip(scheme.draws(backward[::-1], free.flip(0)), scheme.draws(backward, free), strict=True):
+            assert torch.equal(draw.mask, flipped.mask.flip(0))
+            assert torch.equal(draw.weight, flipped.weight.flip(0))
 
 
 def test_the_subset_is_the_same_for_everybody() -> None:

@@ -156,7 +156,7 @@ def evaluate(
     checkpoint: CheckpointOption = "best",
     json: JsonFlag = False,
 ) -> None:
-    """Monte Carlo error of the estimators count and uniform, same sequences, equal forward passes."""
+    """Monte Carlo error of the estimators, same sequences, equal forward passes."""
     from bd3cli.bench.evaluate import bench_evaluate
     from bd3cli.runs import Run
 
@@ -164,12 +164,23 @@ def evaluate(
     if json:
         emit_json(result)
         return
+    ratios = result["ratios"]
     rows = [
-        (name, f"{e['nats_per_token']:.5f}", f"{e['mc_stderr']:.5f}", f"{e['passes_for_1_percent']:.2f}")
+        (
+            name,
+            f"{e['nats_per_token']:.4f} ({e['ci95'][0]:.4f} to {e['ci95'][1]:.4f})",
+            f"{e['mc_stderr']:.5f}",
+            f"{ratios[name]['mc_stderr']:.2f}" if name in ratios else "1",
+            f"{e['mc_stderr_by_sequence']:.5f}",
+            f"{ratios[name]['mc_stderr_by_sequence']:.2f}" if name in ratios else "1",
+            f"{e['passes_for_1_percent']:.2f}",
+        )
         for name, e in result["estimators"].items()
     ]
-    print_table(("estimator", "nats/token", "Monte Carlo standard error", "passes for 1% of ppl"), rows)
-    print(f"\nratio {result['ratio']:.2f} (itself known to {100 * result['ratio_relative_error']:.0f}%)")
+    columns = ("estimator", "nats/token, 95% of the mean", "Monte Carlo error", "below uniform by", "by sequence",
+               "below uniform by", "passes for 1% of ppl")  # fmt: skip
+    print_table(columns, rows)
+    print(f"\nRatios over seeds are themselves known to {100 * result['ratio_relative_error']:.0f}%.")
     _print_environment(result)
 
 

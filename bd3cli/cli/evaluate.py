@@ -27,6 +27,9 @@ def evaluate(
     estimator: Annotated[
         str | None, typer.Option(help="count, uniform or exact. [default: the recipe's]", metavar="NAME")
     ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="none, or ngram: less Monte Carlo noise. [default: the recipe's]", metavar="NAME")
+    ] = None,
     draws: Annotated[
         int | None, typer.Option(help="Forward passes a sequence (count, uniform).", min=1, metavar="N")
     ] = None,
@@ -59,8 +62,8 @@ def evaluate(
     for path in runs:
         run = Run.load(path, checkpoint=checkpoint, device=device, attention=attention)
         packed = run.split(chosen, data, column)
-        options = {"estimator": estimator, "draws": draws, "sequences": sequences, "seed": seed, "seeds": seeds}
-        result = measure(run, packed, **options, batch_size=batch_size)
+        options = {"estimator": estimator, "control": control, "draws": draws, "sequences": sequences, "seed": seed}
+        result = measure(run, packed, **options, seeds=seeds, batch_size=batch_size)
         spread = variances(run, packed, result, variance_of, variance_batches, seed)
         rows.append({"split": split, **describe(run, packed), **result.summary(), **spread})
         results.append(result)

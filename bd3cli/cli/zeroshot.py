@@ -28,6 +28,9 @@ def zeroshot(
     estimator: Annotated[
         str | None, typer.Option(help="count, uniform or exact. [default: the recipe's]", metavar="NAME")
     ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="none, or ngram: less Monte Carlo noise. [default: the recipe's]", metavar="NAME")
+    ] = None,
     draws: Annotated[
         int | None, typer.Option(help="Forward passes a sequence (count, uniform).", min=1, metavar="N")
     ] = None,
@@ -71,7 +74,7 @@ def zeroshot(
             progress=lambda run, name, done, total: bar.update(
                 task, completed=done, total=total, note=f"{name} of {run}"
             ),
-            estimator=estimator, draws=draws, sequences=sequences, seed=seed, batch_size=batch_size,
+            estimator=estimator, control=control, draws=draws, sequences=sequences, seed=seed, batch_size=batch_size,
         )  # fmt: skip
     missing = {row.dataset: row.reason for row in rows if row.likelihood is None}
     if json:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.errors import InputError
+from bd3cli.evaluation.subsets import spread
 from bd3cli.maskings import MaskDraw
 from bd3cli.maskings.base import lowest
 from bd3cli.rng import generator, stratified
@@ -89,7 +90,7 @@ class Strata:
     """Stratified uniforms for every (sequence, draw, block), each uniform on its own.
 
     Three nested levels: a block's D draws fall into D different cells; inside those, the N blocks of a
-    sequence into N different cells; inside those, the sequences into different cells.
+    sequence into N different cells; inside those, the sequences of any chosen subset are spread evenly.
     """
 
     block_size: int
@@ -99,7 +100,7 @@ class Strata:
 
     def times(self, sequences: list[int], blocks: int) -> Tensor:
         """[n, D, N] float64 in [0, 1)."""
-        across = stratified(self.total, self.seed, "sequences")
+        across = spread(self.total, self.seed, "sequences")
         rows = []
         for index in sequences:
             g = generator(self.seed, "strata", index)

@@ -18,8 +18,10 @@ from bd3cli.data import PackedSplit, Tokenizer
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch, token_nll
 from bd3cli.diffusion.conditioning import sequence_sigma
 from bd3cli.errors import InputError
+from bd3cli.evaluation.control import make_control
 from bd3cli.evaluation.estimators import Estimator, level_uniforms, make_estimator
 from bd3cli.evaluation.intervals import mean_of, ratio_of_sums
+from bd3cli.evaluation.subsets import choose_sequences
 from bd3cli.model import Transformer, TransformerConfig
 
 Progress = Callable[[int, int], None]
@@ -34,6 +36,7 @@ class Likelihood:
         tokens: [n] predicted tokens of each sequence (BOS and padding are not predicted).
         bytes: UTF-8 bytes of all predicted tokens; special tokens count none.
         estimator: ``count``, ``uniform``, ``exact``, or ``nll`` where no masks are involved.
+        control: the control variate used, ``none`` or ``ngram``.
         exact: True when no Monte Carlo is involved.
         forward_passes: network evaluations a sequence.
         sequences: indices of the sequences in the split.
@@ -50,6 +53,7 @@ class Likelihood:
     sequences: list[int]
     fingerprint: str
     per_seed: np.ndarray
+    control: str = "none"
 
     @staticmethod
     def merge(shares: Sequence[Likelihood]) -> Likelihood:
@@ -109,6 +113,7 @@ class Likelihood:
             "sequences": len(self.nelbo),
             "forward_passes": self.forward_passes,
             "estimator": self.estimator,
+            "control": self.control,
             "exact": self.exact,
         }
 
@@ -119,6 +124,7 @@ def likelihood(
     tokenizer: Tokenizer | None = None,
     *,
     estimator: str = "count",
+    control: str = "none",
     draws: int = 1,
     sequences: int | None = None,
     seed: int = 0,
@@ -132,6 +138,8 @@ def likelihood(
     Args:
         tokenizer: gives the byte length of each token; without it bits per byte are not reported.
         estimator: ``count``, ``uniform`` or ``exact``. An ``ar`` model has an exact likelihood and uses none.
+        control: ``ngram`` takes out of the noise of ``count`` and ``uniform`` what an n-gram model of the split
+            can tell (see `bd3cli.evaluation.control`); ``none`` does not. Exact likelihoods have no noise.
         draws: forward passes a sequence of ``count`` and ``uniform``.
         sequences: evaluate a fixed random subset of this many; the same one for every model and seed.
         seed: of the masks.
@@ -160,11 +168,13 @@ def likelihood(
     exact = scheme is None or scheme.name == "exact" or (model.config.block_size == 1 and scheme.name == "count")
     if exact:
         schemes = schemes[:1]  # other seeds would repeat it
+    variate = make_control(control, split, model.config.vocab_size)
     nelbo, tokens, byte_count = [np.zeros((len(schemes), 0))], [np.zeros(0, dtype=np.int64)], 0
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
-        estimates = [_sequence_nelbo(model, s, part, ids, valid, seed + i) for i, s in enumerate(schemes)]
+        known = None if variate is None or exact else variate.baseline(ids)
+        estimates = [_sequence_nelbo(model, s, part, ids, valid, seed + i, known) for i, s in enumerate(schemes)]
         nelbo.append(np.stack(estimates))
         predicted = maskable(valid)
         tokens.append(predicted.sum(1).numpy())
@@ -178,6 +188,7 @@ def likelihood(
         tokens=np.concatenate(tokens),
         bytes=byte_count,
         estimator=scheme.name if scheme else "nll",
+        control="none" if exact else control,
         exact=exact,
         forward_passes=(scheme.passes if scheme else 1) * len(schemes),
         sequences=chosen,
@@ -186,28 +197,35 @@ def likelihood(
     )
 
 
-def choose_sequences(total: int, wanted: int | None) -> list[int]:
-    """A random subset in order, the same one for every model, seed and call."""
-    if wanted is None or wanted >= total:
-        return list(range(total))
-    return sorted(np.random.default_rng(0).permutation(total)[:wanted].tolist())
-
-
 @torch.inference_mode()
 def _sequence_nelbo(
-    model: Transformer, scheme: Estimator | None, indices: list[int], tokens: Tensor, valid: Tensor, seed: int
+    model: Transformer,
+    scheme: Estimator | None,
+    indices: list[int],
+    tokens: Tensor,
+    valid: Tensor,
+    seed: int,
+    known: Tensor | None = None,
 ) -> np.ndarray:
-    """Nats of each sequence [n] in float64."""
+    """Nats of each sequence [n] in float64.
+
+    Args:
+        known: [n, L] a control variate, what can be told of each token's nats without masks.
+    """
     device = next(model.parameters()).device
     if scheme is None:
         batches = [autoregressive_batch(tokens, valid)]
     else:
         batches = _masked_batches(model.config, scheme, indices, tokens, valid, seed)
     total = torch.zeros(len(tokens), dtype=torch.float64)
+    if known is not None:  # a token's weights over the draws have mean 1: what is subtracted below comes back here
+        total += known.masked_fill(~maskable(valid), 0.0).sum(1)
     was_training = model.training
     model.eval()
     for batch in batches:
         nll = token_nll(model, batch.to(device)).double().cpu()
+        if known is not None:
+            nll -= known.flatten()[batch.index]
         total.index_add_(0, batch.row, nll * batch.weight)
     model.train(was_training)
     return total.numpy()
