@@ -19,8 +19,8 @@ from bd3cli.training.checkpoints import CheckpointStore
 
 KILLS = int(os.environ.get("KILLS", "30"))
 SETTINGS = (
-    "train.checkpoint_every=3", "train.validate_every=14", "train.log_every=1", "train.warmup=1",
-    "model.dropout=0.1", "train.micro_batch_size=4", "objective.masking=adaptive", "train.steps=400",
+    "train.checkpoint_every=5", "train.validate_every=40", "train.log_every=1", "train.warmup=1",
+    "model.dropout=0.1", "train.micro_batch_size=8", "objective.masking=adaptive", "train.steps=200",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def killed_until_finished(folder: Path, run: Path, settings: list[str], processe
             run.rmdir()
         started = pair.start(folder, arguments, processes=processes)
         if kills == KILLS:
-            outcome = pair.finish(folder, started, timeout=280)
+            outcome = pair.finish(folder, started, timeout=600)
             assert outcome.codes == [0] * processes, outcome.err
             break
         if chance.random() < 0.8:  # most of them while it trains, the others as it starts
@@ -78,9 +78,10 @@ def killed_until_finished(folder: Path, run: Path, settings: list[str], processe
 @pytest.mark.timeout(1800)
 def test_thirty_kills_leave_no_trace(tmp_path: Path, quick) -> None:
     settings = flags(*quick, *SETTINGS)
-    whole = pair.finish(tmp_path, pair.start(tmp_path, ["train", "--out", tmp_path / "whole", *settings], processes=1))
+    alone = pair.start(tmp_path, ["train", "--out", tmp_path / "whole", *settings], processes=1)
+    whole = pair.finish(tmp_path, alone, timeout=600)
     assert whole.codes == [0], whole.err
-    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 1, patience=1.5)
+    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 1, patience=2.0)
     print(f"\n{KILLS} kills; resumed from steps {steps}")
     for name, tensors in last(tmp_path / "whole").items():
         ours, theirs = weights_sha256(last(tmp_path / "killed")[name]), weights_sha256(tensors)
@@ -96,7 +97,7 @@ def test_thirty_kills_leave_no_trace(tmp_path: Path, quick) -> None:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_kills_of_two_processes_leave_no_trace(tmp_path: Path, quick, parallel: str) -> None:
     settings = flags(*quick, *SETTINGS, f"train.parallel={parallel}")
-    whole = pair.run(tmp_path, "train", "--out", tmp_path / "whole", *settings)
+    whole = pair.finish(tmp_path, pair.start(tmp_path, ["train", "--out", tmp_path / "whole", *settings]), timeout=600)
     assert whole.codes == [0, 0], whole.err
     steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 2, patience=2.5)
     print(f"\n{KILLS} kills; resumed from steps {steps}")

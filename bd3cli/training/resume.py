@@ -23,6 +23,7 @@ CHANGEABLE = frozenset(
         "train.attention",
         "train.compile",
         "train.parallel",
+        "train.check_memory",
         "data.workers",
     }
 )

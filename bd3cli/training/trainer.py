@@ -34,6 +34,7 @@ from bd3cli.training.distributed import (
     spread_weights,
 )
 from bd3cli.training.learned import LearnedMasking
+from bd3cli.training.memory import Need, check_memory
 from bd3cli.training.optimizer import make_average, make_optimizer, make_warmup
 from bd3cli.training.reporter import Reporter
 
@@ -54,6 +55,7 @@ class Trainer:
     recipe: Recipe
     device: torch.device
     precision: Precision
+    memory: Need
     model: Transformer
     average: AveragedModel | None
     optimizer: torch.optim.AdamW
@@ -138,6 +140,8 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
     )
     config = network_config(recipe, tokenizer)
     choice = choose_backend(recipe.train.attention, device, torch.float32)
+    precision = choose_precision(recipe.train.precision, device)
+    memory = check_memory(recipe, config, device, precision.name, group, reporter)
     splits = {
         name: load_split(recipe.data, name, recipe.model.length, progress=reporter.data)
         for name in ("train", "validation")
@@ -159,7 +163,8 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
     return Trainer(
         recipe=recipe,
         device=device,
-        precision=choose_precision(recipe.train.precision, device),
+        precision=precision,
+        memory=memory,
         model=model,
         average=average,
         optimizer=optimizer,
@@ -223,6 +228,7 @@ def facts(trainer: Trainer) -> dict[str, Any]:
     choice = choose_backend(trainer.recipe.train.attention, trainer.device, torch.float32)
     return {
         "device": str(trainer.device),
+        "memory_estimate": trainer.memory.total,
         "processes": {"number": trainer.group.size, "parallel": trainer.parallel},
         "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
         "attention": {"backend": choice.name, "reason": choice.reason},
