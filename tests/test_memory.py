@@ -59,7 +59,7 @@ def test_what_cannot_fit_is_refused_with_what_would(cli, tmp_path: Path, monkeyp
     monkeypatch.setattr(memory, "available", lambda device, processes=1: 200_000_000)
     outcome = cli("train", "--out", tmp_path / "run", "--batch-size", 64)
     assert outcome.code == 2
-    said = re.search(r"cpu has 0\.20 GB free\. --set train\.micro_batch_size=(\d+) would fit: (\d+) forward", outcome.err)
+    said = re.search(r"has 0\.20 GB free\. --set train\.micro_batch_size=(\d+) would fit: (\d+) forward", outcome.err)
     assert said, outcome.err
     assert int(said[1]) * int(said[2]) == 64
     assert not (tmp_path / "run").exists()

@@ -73,8 +73,12 @@ class Checkpoint:
             )
         try:
             state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise InputError(f"{self.path / OPTIMIZER} cannot be read: {error}.") from error
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it wants to call {named[1]}, which was not done" if named else "it is no pickle of tensors"
+            raise InputError(f"{self.path / OPTIMIZER} is not an optimizer's state: {reason}.") from error
+        except Exception as error:  # the file may be anything, and the unpickler may trip over it in any way
+            raise InputError(f"{self.path / OPTIMIZER} cannot be read: {_reason(error)}.") from error
         return state
 
 
