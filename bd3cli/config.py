@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bd3cli.clips import clip_grid
-from bd3cli.errors import InputError
+from bd3cli.errors import InputError, did_you_mean
 
 Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
+TRACKERS = ("tensorboard", "wandb")
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "blocks": 4, "heads": 4, "cond_dim": 128},
     "small": {"hidden_size": 768, "blocks": 12, "heads": 12, "cond_dim": 128},
@@ -100,6 +101,7 @@ class TrainConfig:
     validate_sequences: int = option(256, "sequences of the validation split to use, the same ones every time")
     checkpoint_every: int = option(250, "steps between checkpoints")
     keep_checkpoints: int = option(2, "most recent checkpoints kept beside the best one")
+    tracking: str = option("none", "tensorboard, wandb, both separated by a comma, or none; metrics.jsonl in any case")
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"objective.block_size {objective.block_size} does not divide model.length {model.length}. "
             f"Choose one of {', '.join(fitting)}, or another length."
         )
+    for name in trackers(train.tracking):
+        if name not in TRACKERS:
+            raise InputError(
+                f"train.tracking names {name!r}; there is {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}"
+            )
     _check_objective(recipe)
     _check_time_conditioning(recipe)
     micro = train.micro_batch_size
@@ -252,6 +259,12 @@ def _check_time_conditioning(recipe: Recipe) -> None:
             f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Leave it out, or choose "
             "family mdlm or sedd."
         )
+
+
+def trackers(text: str) -> list[str]:
+    """The names in `train.tracking`."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name for name in names if name != "none"))
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

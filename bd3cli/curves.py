@@ -36,6 +36,8 @@ class Panel:
     y_label: str
     curves: list[Curve]
     logarithmic: bool = False
+    marked: bool = False  # points are few and measured, not read off a function
+    x_range: tuple[float, float] | None = None  # of a picture whose panels share their x axis
 
 
 def schedule_panels(schedules: Mapping[str, NoiseSchedule]) -> list[Panel]:

@@ -94,10 +94,13 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
 
 def _draw(axes: Any, panel: Panel) -> None:
     for curve in panel.curves:
-        axes.plot(curve.x, curve.y, label=curve.name, linewidth=1.5)
+        axes.plot(curve.x, curve.y, label=curve.name, linewidth=1.5, marker="o" if panel.marked else "", markersize=3)
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.logarithmic:
         axes.set_yscale("log")
+    if panel.x_range is not None:
+        low, high = panel.x_range
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 

@@ -18,6 +18,7 @@ from bd3cli.cli import (
     finetune,
     maskings,
     plugins,
+    runs,
     sample,
     schedules,
     train,
@@ -47,6 +48,7 @@ app.add_typer(maskings.app, name="maskings")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

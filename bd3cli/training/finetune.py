@@ -24,7 +24,10 @@ from bd3cli.training.record import RECORD, RunDirectory
 from bd3cli.training.trainer import Trainer, network_config
 
 Weights = Literal["averaged", "raw"]
-READ_BY_SCHEDULES = ("objective.schedule", "objective.clip", "objective.resample")
+READ_BY_SCHEDULES = tuple(
+    f"objective.{name}"
+    for name in ("schedule", "clip", "clip_search", "clip_widths", "clip_step", "clip_batches", "resample")
+)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
 from bd3cli.training.stopping import stop_requests
+from bd3cli.training.tracking import require_trackers, tracked
 from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, full_state, prepare, read_state, restore
 
 
@@ -77,6 +78,8 @@ def train(
     with joined() as group:
         reporter = reporter if reporter is not None and group.leads else Silent()
         recipe, run = resolved.recipe, RunDirectory(out)
+        if group.leads:
+            require_trackers(recipe)
         if not resume and group.leads:
             run.refuse_unfit()
         trainer = prepare(recipe, reporter, group)
@@ -93,7 +96,8 @@ def train(
                 resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
                 run.update_record(status="running", resumes=resumes, recipe=resolved.values())
             try:
-                result = run_steps(trainer, run, store, reporter, deadline)
+                with tracked(reporter, run, resolved, trainer.step) if group.leads else nullcontext(reporter) as told:
+                    result = run_steps(trainer, run, store, told, deadline)
             except BaseException:
                 if group.leads:
                     with suppress(BD3Error, OSError):  # a full disk is reported by what it stopped
