@@ -22,7 +22,7 @@ from bd3cli.training.reporter import Silent
 from bd3cli.training.trainer import prepare, refuse_unshareable
 
 STEPS = ("train.steps=8", "train.log_every=1", "train.validate_every=4", "train.validate_sequences=33",
-         "train.learning_rate=3e-4", "train.warmup=0")  # fmt: skip
+         "train.learning_rate=3e-4", "train.warmup=0", "objective.masking=adaptive:refresh=2")  # fmt: skip
 
 
 def flags(*overrides: str) -> list[str]:
@@ -211,6 +211,8 @@ def test_a_single_process_needs_no_group(monkeypatch, quick) -> None:
     assert choose_parallel("auto", group) == "none"
     with pytest.raises(InputError, match="this is a single process"):
         choose_parallel("fsdp", group)
+    with pytest.raises(InputError, match=r"train\.compile does not work with train\.parallel 'fsdp'"):
+        refuse_unshareable(resolve("tiny", overrides=["train.compile=true", "train.parallel=fsdp"]).recipe, Group(0, 2))
     recipe = resolve("tiny", overrides=[*quick, "train.batch_size=10"]).recipe
     with pytest.raises(InputError, match="batch_size 10 cannot be shared evenly by 4 processes"):
         refuse_unshareable(recipe, Group(0, 4))

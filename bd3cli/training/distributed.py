@@ -163,8 +163,8 @@ def _told_once(store: Any, error: Exception) -> Exception:
     """`error` where it came first; elsewhere its echo, which says nothing."""
     try:
         first = store.add(FAILURES, 1) == 1
-    except RuntimeError:  # the store went down with its host
-        first = True
+    except RuntimeError:  # the store went down with its host, which has told of what both can see
+        first = not isinstance(error, BD3Error)
     if not first:
         return Followed("Another process of this run failed and has told why.")
     if isinstance(error, BD3Error) or not isinstance(error, RuntimeError):

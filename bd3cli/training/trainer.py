@@ -184,11 +184,13 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
 
 
 def refuse_unshareable(recipe: Recipe, group: Group) -> None:
-    """Refuse a batch that the processes cannot share evenly.
+    """Refuse a batch that the processes cannot share evenly, and what does not work together.
 
     Raises:
         InputError: with the numbers.
     """
+    if recipe.train.compile and recipe.train.parallel == "fsdp":
+        raise InputError("train.compile does not work with train.parallel 'fsdp'. Leave one of them out.")
     if recipe.train.batch_size % group.size:
         raise InputError(
             f"train.batch_size {recipe.train.batch_size} cannot be shared evenly by {group.size} processes. "
