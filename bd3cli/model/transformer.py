@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bd3cli.attention import block_attention
 from bd3cli.model.cache import KVCache, Span
 from bd3cli.model.config import TransformerConfig
-from bd3cli.model.layers import Embedding, LayerNorm, TimeEmbedding, modulate, zero_linear
+from bd3cli.model.layers import FEW, Embedding, LayerNorm, TimeEmbedding, few_rows, modulate, zero_linear
 from bd3cli.model.rotary import Angles, Rotary, interleaved_rows, rotate, split_rotate, turn
 
 Modulation = tuple[Tensor, ...]  # six [B or 1, 1, d] tensors a block, two for the head, none for `ar`
@@ -153,6 +153,9 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of hidden states [..., d]."""
+        few = hidden.ndim == 2 and 1 < len(hidden) <= FEW and hidden.device.type == "cpu"
+        if few and not torch.is_grad_enabled():
+            return few_rows(hidden, *self.projection)
         out: Tensor = self.output_layer.linear(hidden)
         return out
 
