@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bd3cli.evaluation.likelihood import Progress
 from bd3cli.model import Transformer, TransformerConfig, load_tensors
 from bd3cli.model.upstream import is_upstream, load_upstream
 from bd3cli.resolve import from_toml
+from bd3cli.sampling.stopping import StopRule, entropy_rule
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECIPE, RunDirectory
 from bd3cli.training.trainer import network_config
@@ -164,6 +166,26 @@ class Run:
             batch_size=batch_size or defaults.batch_size,
             progress=progress,
         )
+
+    def stop_rule(self, min_entropy: float | None = None) -> StopRule:
+        """When samples of variable length end: at EOS, or once their entropy is under a threshold.
+
+        Args:
+            min_entropy: the threshold in nats; 0 turns the rule off; None takes the one recorded with the run,
+                which is computed from the run's data and recorded now if it is not there yet.
+        """
+        if self.tokenizer is None:
+            self.require_recipe()
+        assert self.tokenizer is not None
+        if min_entropy is None:
+            found = self.record.get("entropy_stop")
+            if found is None:
+                found = entropy_rule(self.split("train"), self.tokenizer)
+                self.record["entropy_stop"] = found
+                with contextlib.suppress(OSError):  # a run one may only read
+                    RunDirectory(self.path).update_record(entropy_stop=found)
+            min_entropy = float(found["threshold"])
+        return StopRule(self.tokenizer.eos_id, min_entropy or None)
 
     def require_recipe(self) -> Recipe:
         """The recipe.

@@ -174,7 +174,7 @@ def likelihood(
         part = chosen[start : start + batch_size]
         ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
         known = None if variate is None or exact else variate.baseline(ids)
-        estimates = [_sequence_nelbo(model, s, part, ids, valid, seed + i, known) for i, s in enumerate(schemes)]
+        estimates = [sequence_nelbo(model, s, part, ids, valid, seed + i, known) for i, s in enumerate(schemes)]
         nelbo.append(np.stack(estimates))
         predicted = maskable(valid)
         tokens.append(predicted.sum(1).numpy())
@@ -198,7 +198,7 @@ def likelihood(
 
 
 @torch.inference_mode()
-def _sequence_nelbo(
+def sequence_nelbo(
     model: Transformer,
     scheme: Estimator | None,
     indices: list[int],

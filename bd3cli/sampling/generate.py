@@ -72,6 +72,7 @@ def generate(
     batch_size: int = 16,
     watch: Watch = ignore,
     stopped: Callable[[], bool] = lambda: False,
+    each: Callable[[Sample], None] = lambda sample: None,
 ) -> SampleSet:
     """`num` samples; sample i depends on ``seed + i`` alone, whatever the batch size and `num`.
 
@@ -80,11 +81,14 @@ def generate(
         batch_size: rows generated together.
         watch: told after every network evaluation.
         stopped: asked after every network evaluation; once True, what there is so far is returned.
+        each: told of every sample as it is finished.
     """
-    clock = time.perf_counter()
-    samples = list(
-        stream(model, tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch, stopped=stopped)
-    )
+    clock, samples = time.perf_counter(), []
+    for sample in stream(
+        model, tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch, stopped=stopped
+    ):
+        samples.append(sample)
+        each(sample)
     seconds = time.perf_counter() - clock
     new = sum(max(0, sample.length - len(request.prompt)) for sample in samples)
     cut = len(samples) < num or any(sample.stop == "interrupted" for sample in samples)

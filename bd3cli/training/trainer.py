@@ -20,6 +20,7 @@ from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.model.state import require_fit
 from bd3cli.rng import derive_seed
+from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import Checkpoint
 from bd3cli.training.clip_search import ClipSearch
@@ -237,6 +238,7 @@ def facts(trainer: Trainer) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "warmup_steps": trainer.recipe.warmup_steps,
         "tokenizer": {"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
+        "entropy_stop": entropy_rule(trainer.train, trainer.tokenizer),
         "data": {
             name: {"fingerprint": split.fingerprint, **split.description}
             for name, split in (("train", trainer.train), ("validation", trainer.validation))
