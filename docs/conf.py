@@ -20,7 +20,7 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
 COMMANDS = (
-    "train", "eval", "sample", "schedules list", "schedules show", "schedules check", "schedules plot",
+    "train", "eval", "sample", "length-stats", "schedules list", "schedules show", "schedules check", "schedules plot",
     "weights list", "weights show", "weights check", "weights plot", "maskings list", "maskings show",
     "maskings check", "plugins list", "plugins new", "data list", "data show", "data prepare", "config list",
     "config show", "config validate", "bench attention", "bench train", "bench sample", "bench eval",

@@ -29,8 +29,15 @@ def bench_sample(
     batch_size: int = 8,
     repeats: int = 3,
     thread_count: int = 1,
+    last: int | None = None,
 ) -> dict[str, Any]:
-    """Random weights, float32. The uncached sampler is timed over its last 32 tokens, the others over all."""
+    """Random weights, float32. The uncached sampler is timed over its last 32 tokens, the others over all.
+
+    With one thread, seconds are that thread's own: what else the machine does is not counted.
+
+    Args:
+        last: time the cached sampler over this many last tokens only, where its context is longest.
+    """
     size = block_size if family == "bd3lm" else 1
     config = TransformerConfig(family, vocab_size, vocab_size - 1, length, size, hidden_size, blocks, heads)
     torch.manual_seed(0)
@@ -38,15 +45,20 @@ def bench_sample(
     torch.nn.init.normal_(model.output_layer.linear.weight, std=0.02)
     sampler = choose_sampler(config)
     prompt = tuple(torch.randint(0, vocab_size - 1, (length - TAIL,)).tolist())
-    whole, tail = Request(length, prompt[:1], sampler), Request(length, prompt, sampler, cached=False)
+    tail = Request(length, prompt, sampler, cached=False)
+    given = torch.randint(0, vocab_size - 1, (1 if last is None else length - last,))
+    whole = Request(length, tuple(given.tolist()), sampler)
+    clock = time.thread_time if thread_count == 1 else time.perf_counter
 
     def rate(request: Request, rows: int) -> float:
-        start = time.perf_counter()
         batch = SAMPLERS[sampler].make(model, request, list(range(rows)))
+        batch.step(ignore)  # takes in the prompt
+        before, start = int(batch.rows.nfe.sum()), clock()
+        done = 0
         while batch.rows:
             batch.step(ignore)
-            batch.finish()
-        return rows * (length - len(request.prompt)) / (time.perf_counter() - start)
+            done += sum(row.nfe for row in batch.finish())
+        return (done - before) / (clock() - start)  # an evaluation reveals one token
 
     rates: dict[str, list[float]] = {"uncached": [], "single": [], "batch": []}
     with threads(thread_count):
@@ -55,6 +67,8 @@ def bench_sample(
             rates["single"].append(rate(whole, 1))
             rates["batch"].append(rate(whole, batch_size))
         where = environment()
+    what = f"uncached timed over its last {TAIL} tokens, the others over " + (f"the last {last}" if last else "all")
+    what += "; CPU seconds of the thread" if thread_count == 1 else "; wall seconds"
     median = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
     return {
         "config": {
@@ -67,5 +81,5 @@ def bench_sample(
             "batch_over_single": median["batch"] / median["single"],
         },
         "all_tokens_per_second": rates,
-        "environment": where | {"method": f"medians of {repeats} turns; uncached timed over its last {TAIL} tokens"},
+        "environment": where | {"method": f"medians of {repeats} turns; {what}"},
     }  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,6 +14,7 @@ from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
 if TYPE_CHECKING:
     from bd3cli.model.config import Family
 
+T = TypeVar("T")
 app = typer.Typer(help="Ratios against reference ways of doing the same, in one process.", no_args_is_help=True)
 app.command("maskings")(maskings)
 
@@ -109,8 +112,25 @@ def train(
 
 @app.command()
 def sample(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="Sweep the samplers of this run; without one, time random weights."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Judge of the sweep: RUN or hf:NAME.", metavar="RUN|hf:NAME")
+    ] = None,
+    samplers: Annotated[str | None, typer.Option(help="Sweep: names. [default: all that fit]", metavar="A,B")] = None,
+    steps: Annotated[
+        str, typer.Option(help="Sweep: time steps of ancestral and analytic.", metavar="T,T")
+    ] = "1,4,16,64",
+    thresholds: Annotated[str, typer.Option(help="Sweep: of confidence.", metavar="P,P")] = "0.5,0.7,0.9",
+    nucleus: Annotated[str, typer.Option(help="Sweep: nuclei.", metavar="P,P")] = "0.9,1",
+    num: Annotated[int, typer.Option(help="Sweep: samples a row.", min=1, metavar="N")] = 8,
+    seed: Annotated[int, typer.Option(help="Sweep: of the first sample.", metavar="N")] = 0,
     family: Annotated[str, typer.Option(help="bd3lm or ar.", metavar="NAME")] = "bd3lm",
-    length: Length = 1024,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens. [default: the run's context, else 1024]", min=2, metavar="L")
+    ] = None,
     block_size: BlockSize = 4,
     hidden_size: Hidden = 256,
     blocks: Blocks = 4,
@@ -118,13 +138,29 @@ def sample(
     vocab_size: Vocab = 50258,
     batch_size: Annotated[int, typer.Option(help="Rows of the batch.", min=1, metavar="N")] = 8,
     repeats: Repeats = 3,
+    last: Annotated[
+        int | None, typer.Option(help="Time the cached sampler over so many last tokens only.", min=2, metavar="N")
+    ] = None,
     threads: Threads = 1,
+    checkpoint: CheckpointOption = "best",
     json: JsonFlag = False,
 ) -> None:
-    """Tokens a second with and without the cache, and of a batch against single rows."""
+    """Tokens a second with and without the cache, and of a batch; of a RUN, quality against evaluations.
+
+    With RUN and --judge: sampler x steps or threshold x nucleus, each with network evaluations (NFE), tokens/s,
+    token entropy and generative perplexity.
+    """
+    if path is not None:
+        _sweep(
+            path, judge, samplers, steps, thresholds, nucleus, length, num, batch_size, seed, threads, checkpoint, json
+        )
+        return
     from bd3cli.bench.sample import bench_sample
     from bd3cli.errors import InputError
 
+    if judge is not None or samplers is not None:
+        raise InputError("--judge and --samplers belong to a sweep. Name the RUN to sweep.")
+    length = 1024 if length is None else length
     kind: Family
     for kind in ("bd3lm", "ar"):
         if kind == family:
@@ -133,9 +169,11 @@ def sample(
         raise InputError(f"family cannot be {family!r}. Choose bd3lm or ar.")
     if length <= 64:
         raise InputError(f"length must be more than 64 to time the last 32 tokens, not {length}.")
+    if last is not None and last >= length:
+        raise InputError(f"--last {last} must be less than the length {length}.")
     result = bench_sample(
-        family=family, length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
-        vocab_size=vocab_size, batch_size=batch_size, repeats=repeats, thread_count=threads,
+        family=kind, length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
+        vocab_size=vocab_size, batch_size=batch_size, repeats=repeats, thread_count=threads, last=last,
     )  # fmt: skip
     if json:
         emit_json(result)
@@ -145,6 +183,46 @@ def sample(
     print(f"\ncached over uncached {result['ratio']['cached_over_uncached']:.2f}, "
           f"batch of {batch_size} over single {result['ratio']['batch_over_single']:.2f}")  # fmt: skip
     _print_environment(result)
+
+
+def _sweep(
+    path: Path, judge: str | None, samplers: str | None, steps: str, thresholds: str, nucleus: str, length: int | None,
+    num: int, batch_size: int, seed: int, threads: int, checkpoint: str, json: bool,
+) -> None:  # fmt: skip
+    from bd3cli.bench.sample_sweep import sweep
+    from bd3cli.errors import InputError
+    from bd3cli.evaluation.generative import load_judge
+    from bd3cli.runs import Run
+
+    if judge is None:
+        raise InputError("A sweep needs a judge of quality. Add --judge RUN (an ar run, say) or --judge hf:NAME.")
+    result = sweep(
+        Run.load(path, checkpoint=checkpoint), load_judge(judge), samplers=samplers.split(",") if samplers else None,
+        steps=_listed("steps", steps, int), thresholds=_listed("thresholds", thresholds, float),
+        nuclei=_listed("nucleus", nucleus, float), length=length, num=num, batch_size=batch_size, seed=seed,
+        thread_count=threads,
+    )  # fmt: skip
+    if json:
+        emit_json(result)
+        return
+    rows = [
+        (row["sampler"], row.get("steps", row.get("threshold", "-")), f"{row['nucleus']:g}", f"{row['nfe']:.1f}",
+         f"{row['tokens_per_second']:,.1f}", f"{row['entropy']:.2f}", f"{row['gen_ppl']:.2f}")
+        for row in result["rows"]
+    ]  # fmt: skip
+    print_table(("sampler", "steps or threshold", "nucleus", "NFE", "tokens/s", "entropy", "gen. ppl"), rows)
+    bound = " (an upper bound)" if result["rows"][0]["bound"] else ""
+    print(f"\ngenerative perplexity under {result['judge']}{bound}; {result['rows'][0]['length']} tokens a sample")
+    _print_environment(result)
+
+
+def _listed(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    from bd3cli.errors import InputError
+
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise InputError(f"--{option} {text!r} must be numbers separated by commas.") from error
 
 
 @app.command("eval")

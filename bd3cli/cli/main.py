@@ -16,6 +16,7 @@ from bd3cli.cli import (
     data,
     evaluate,
     finetune,
+    length_stats,
     maskings,
     plugins,
     runs,
@@ -42,6 +43,7 @@ app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("sample")(sample.sample)
+app.command("length-stats")(length_stats.length_stats)
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(weights.app, name="weights")
 app.add_typer(maskings.app, name="maskings")
