@@ -250,13 +250,13 @@ def _check_time_conditioning(recipe: Recipe) -> None:
     if family == "sedd" and wanted is False:
         raise InputError(
             "model.time_conditioning cannot be false for family 'sedd': a score belongs to a noise level. "
-            "Leave it out, or choose family mdlm."
+            "Set it to none, or choose family mdlm."
         )
     if wanted and recipe.block_size < recipe.model.length:
         levels = "none" if family == "ar" else "one a block"
         raise InputError(
             f"model.time_conditioning tells the network one noise level a sequence, but family {family!r} with "
-            f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Leave it out, or choose "
+            f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Set it to none, or choose "
             "family mdlm or sedd."
         )
 
