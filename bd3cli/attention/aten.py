@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bd3cli.attention import split
+from bd3cli.attention.merged import lse_memo as memo  # noqa: F401 - see `merged.MergingBackend`
 from bd3cli.attention.plan import BlockPlan
 
 _CAUSAL_FROM_TOP_LEFT = 1  # custom_mask_type of the CUDA kernels

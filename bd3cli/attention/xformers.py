@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.attention import split
+from bd3cli.attention.merged import lse_memo as memo  # noqa: F401 - see `merged.MergingBackend`
 from bd3cli.attention.plan import BlockPlan
 
 

@@ -177,9 +177,9 @@ def layout_for(plan: BlockPlan, sizes: Sizes = FULL_PRECISION) -> Layout:
     size = plan.block_size
     if size > sizes.step:
         return Layout(plan, size, size, size)
-    step = _nearest_divisor(plan.length, size, sizes.step)
+    step = nearest_divisor(plan.length, size, sizes.step)
     assert step is not None, plan
-    tile = _nearest_divisor(step, size, sizes.tile)
+    tile = nearest_divisor(step, size, sizes.tile)
     assert tile is not None, plan
     return Layout(plan, tile, step, step if step == size else min(step * sizes.steps_in_segment, plan.length))
 
@@ -189,13 +189,13 @@ def padded_length(plan: BlockPlan, sizes: Sizes = FULL_PRECISION) -> int:
     size, wanted = plan.block_size, sizes.step
     if size > wanted // 2 or plan.length <= wanted:
         return plan.length
-    if _nearest_divisor(plan.length, size, wanted, at_least=wanted // 2):
+    if nearest_divisor(plan.length, size, wanted, at_least=wanted // 2):
         return plan.length
     step = wanted // size * size
     return -(-plan.length // step) * step
 
 
-def _nearest_divisor(length: int, size: int, wanted: int, at_least: int = 1) -> int | None:
+def nearest_divisor(length: int, size: int, wanted: int, at_least: int = 1) -> int | None:
     """The multiple of `size` that divides `length`, up to 2 * `wanted`, closest to `wanted`."""
     found = [m for m in range(size, 2 * wanted + 1, size) if length % m == 0 and m >= at_least]
     return min(found, key=lambda m: abs(m - wanted), default=None)
