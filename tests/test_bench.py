@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 
+from bd3cli.bench.profile import counted_flops
 from bd3cli.bench.reference_step import reference_loss
 from bd3cli.bench.timing import Timing, interleaved, ratio
-from bd3cli.bench.train import bench_train, random_batch
+from bd3cli.bench.train import bench_train, profile_train, random_batch
 from bd3cli.diffusion.batch import weighted_nll
 
 SMALL = {"length": 16, "block_size": 4, "hidden_size": 32, "blocks": 2, "heads": 2, "vocab_size": 11}
@@ -33,6 +34,27 @@ def test_bench_train_reports_losses_that_agree() -> None:
     assert losses["ours_fp32"] == pytest.approx(losses["reference_fp32"], rel=1e-5)
     assert losses["ours_bf16"] == pytest.approx(losses["reference_fp32"], rel=2e-2)
     assert set(result["ratio"]) == {"fp32", "bf16"}
+
+
+def test_profile_parts_make_up_the_step_and_its_products_are_counted() -> None:
+    result = profile_train(**SMALL, batch_size=2, repeats=2, precision="fp32")
+    found = result["profile"]["fp32"]
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"], rel=0.05)
+    assert {"attention", "linear layers", "vocabulary projection and loss", "weight average"} <= set(found["parts"])
+    assert found["over_gemm"] == pytest.approx(found["seconds"] / found["gemm_seconds"])
+    # Weights of two layers, 12 d^2 each, forward once and backward twice, on 2L rows; the last layer's clean L rows
+    # meet the keys' and values' alone, and the rest of the step has products too.
+    d, length, sequences = 32, 16, 2
+    linear = 3 * 2 * sequences * length * (2 * 12 + 12 + 2) * d * d
+    assert linear < found["gemm_flops"] < 2 * linear
+
+
+def test_products_are_counted_by_shape() -> None:
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
+    assert counted_flops(lambda: a @ b) == 2 * 3 * 4 * 5
+    assert counted_flops(lambda: torch.addmm(torch.zeros(5), a, b)) == 2 * 3 * 4 * 5
+    batch = torch.randn(2, 3, 4)
+    assert counted_flops(lambda: torch.baddbmm(torch.zeros(1), batch, batch.mT)) == 2 * 2 * 3 * 4 * 3
 
 
 def test_interleaving_takes_turns() -> None:
@@ -59,6 +81,13 @@ def test_bench_commands(cli, trained) -> None:
     ).json
     assert one["backend"] == "cpu"
     assert one["ratio"] > 0
+    growth = cli("bench", "attention", "--lengths", "16,32", "--repeats", 1, "--batch-size", 1)
+    assert "saved for backward" in growth.out
+    parts = cli("bench", "train", *sizes, "--batch-size", 2, "--repeats", 1, "--precision", "fp32", "--profile")
+    assert "GFLOP of matrix products" in parts.out
+    refused = cli("bench", "attention", "--lengths", "16,x")
+    assert refused.code == 2
+    assert "whole numbers" in refused.err
     error = cli("bench", "eval", trained, "--sequences", 16, "--seeds", 4, "--json").json
     assert error["ratio"] > 1
     assert error["ratios"]["count+ngram"]["mc_stderr_by_sequence"] > error["ratios"]["count"]["mc_stderr_by_sequence"]

@@ -254,3 +254,23 @@ def test_nothing_of_the_training_objective_reaches_evaluation(trained: Path) -> 
     finally:
         path.write_text(original)
     assert np.array_equal(first.nelbo, second.nelbo)
+
+
+def test_the_modulation_is_computed_once_an_evaluation_and_follows_the_weights(make_model, split, monkeypatch):
+    model, calls = make_model("bd3lm"), []
+    compute = type(model).modulation
+    monkeypatch.setattr(type(model), "modulation", lambda self, *args: calls.append(1) or compute(self, *args))
+    before = likelihood(model, split, batch_size=2)
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.output_layer.adaLN_modulation.bias += 0.5
+    after = likelihood(model, split, batch_size=2)
+    assert len(calls) == 2
+    assert abs(after.nats_per_token - before.nats_per_token) > 1e-3
+    monkeypatch.undo()
+    ids = torch.from_numpy(split.tokens([0]))
+    with torch.no_grad():
+        plain = model(ids, ids)
+        with model.folded():
+            assert torch.equal(model(ids, ids), plain)
+            assert torch.equal(model(ids, ids), plain)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bd3cli.allocator import keep_freed_memory
 from bd3cli.attention.dispatch import block_attention, choose_backend
 from bd3cli.errors import InputError
 
@@ -52,10 +53,8 @@ def bench_attention(
     Raises:
         InputError: sizes, a dtype or a backend that cannot be measured.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"There is no dtype {dtype!r} to measure; choose {', '.join(_DTYPES)}.")
-    if min(length, heads, head_dim, batch, repeats, threads) < 1:
-        raise InputError("Length, heads, head_dim, batch, repeats and threads must all be at least 1.")
+    _check(dtype, length, heads, head_dim, batch, repeats, threads)
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -83,13 +82,73 @@ def bench_attention(
             "repeats": repeats,
             "threads": threads,
             "device": device,
-            "hardware": _hardware(device),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+            **_where(device),
             "method": "forward and backward of the attention alone, seeded normal inputs, runs of the reference and "
-            "the backend interleaved after one untimed run of each; ratio of median wall-clock times",
+            "the backend interleaved after one untimed run of each; ratio of median wall-clock times; freed memory "
+            "stays with the process",
         }
     finally:
         torch.set_num_threads(before)
+
+
+def bench_growth(
+    lengths: list[int],
+    block_size: int,
+    *,
+    heads: int = 8,
+    head_dim: int = 64,
+    batch: int = 4,
+    dtype: str = "float32",
+    backend: str = "auto",
+    repeats: int = 7,
+    threads: int = 1,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """How a backend's memory and time grow with the length, without the reference; arguments as `bench_attention`.
+
+    Returns:
+        ``rows`` of ``length``, ``seconds``, ``saved_bytes`` (for the backward pass) and ``peak_bytes``.
+
+    Raises:
+        InputError: sizes, a dtype or a backend that cannot be measured.
+    """
+    _check(dtype, *lengths, heads, head_dim, batch, repeats, threads)
+    keep_freed_memory()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        choice = choose_backend(backend, torch.device(device), _DTYPES[dtype])
+        runs = [
+            _Run(choice.name, block_size, _inputs(length, heads, head_dim, batch, _DTYPES[dtype], device, False))
+            for length in lengths
+        ]
+        for _ in range(repeats + 1):
+            for run in runs:
+                run.measure()
+        rows = [{"length": length, **run.report()} for length, run in zip(lengths, runs, strict=True)]
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "rows": rows, "block_size": block_size, "heads": heads, "head_dim": head_dim, "batch": batch, "dtype": dtype,
+        "backend": choice.name, "reason": choice.reason, "repeats": repeats, "threads": threads, "device": device,
+        **_where(device),
+        "method": "forward and backward of the attention alone, lengths interleaved after one untimed run of each; "
+        "median wall-clock times",
+    }  # fmt: skip
+
+
+def _check(dtype: str, *sizes: int) -> None:
+    if dtype not in _DTYPES:
+        raise InputError(f"There is no dtype {dtype!r} to measure; choose {', '.join(_DTYPES)}.")
+    if min(sizes) < 1:
+        raise InputError("Length, heads, head_dim, batch, repeats and threads must all be at least 1.")
+
+
+def _where(device: str) -> dict[str, Any]:
+    return {
+        "hardware": _hardware(device),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
 
 
 def saved_bytes(forward: Callable[[], Tensor]) -> int:

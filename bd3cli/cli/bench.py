@@ -39,13 +39,27 @@ def attention(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", metavar="T")] = "float32",
     backend: Backend = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="D")] = "cpu",
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Instead: growth of memory and time over these lengths, comma-separated.", metavar="L,..."),
+    ] = None,
     repeats: Repeats = 7,
     threads: Threads = 1,
     json: JsonFlag = False,
 ) -> None:
     """Forward and backward of one block attention, against the dense mask."""
-    from bd3cli.attention.bench import bench_attention
+    from bd3cli.attention.bench import bench_attention, bench_growth
 
+    if lengths is not None:
+        growth = bench_growth(
+            _integers(lengths, "--lengths"), block_size, heads=heads, head_dim=head_dim, batch=batch_size,
+            dtype=dtype, backend=backend, repeats=repeats, threads=threads, device=device,
+        )  # fmt: skip
+        if json:
+            emit_json(growth)
+        else:
+            _print_growth(growth)
+        return
     result = bench_attention(
         length, block_size, heads=heads, head_dim=head_dim, batch=batch_size, dtype=dtype, backend=backend,
         repeats=repeats, threads=threads, device=device,
@@ -77,23 +91,30 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Sequences a step.", min=1, metavar="N")] = 16,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or both.", metavar="P")] = "both",
     attention: Backend = "auto",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead: where the time of our step goes, and over its matrix products.")
+    ] = False,
     repeats: Repeats = 5,
     threads: Threads = 1,
     json: JsonFlag = False,
 ) -> None:
     """A whole optimizer step against the paper's research code's way: dense mask, 2L logits, looped optimizer."""
-    from bd3cli.bench.train import bench_train
+    from bd3cli.bench.train import bench_train, profile_train
     from bd3cli.errors import InputError
 
     if precision not in ("fp32", "bf16", "both"):
         raise InputError(f"precision cannot be {precision!r}. Choose fp32, bf16 or both.")
-    result = bench_train(
+    measure = profile_train if profile else bench_train
+    result = measure(
         length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
         vocab_size=vocab_size, batch_size=batch_size, precision=precision, attention=attention, repeats=repeats,
         thread_count=threads,
     )  # fmt: skip
     if json:
         emit_json(result)
+        return
+    if profile:
+        _print_profile(result)
         return
     ratios, same = result["ratio"], result["ratio_same_precision"]
     rows = [
@@ -264,6 +285,48 @@ def evaluate(
 
 def _spread(ratio: dict[str, float]) -> str:
     return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _integers(text: str, option: str) -> list[int]:
+    from bd3cli.errors import InputError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} must be whole numbers separated by commas, not {text!r}.") from None
+
+
+def _print_growth(result: dict[str, Any]) -> None:
+    first = result["rows"][0]
+    rows = [
+        (
+            f"{row['length']:,}",
+            f"{row['saved_bytes'] / 2**20:.1f} MiB",
+            f"{row['saved_bytes'] / row['length'] / 2**10:.2f} KiB",
+            f"{row['peak_bytes'] / 2**20:.1f} MiB",
+            f"{1000 * row['seconds']:.1f} ms",
+            f"{row['seconds'] / first['seconds']:.1f}",
+        )
+        for row in result["rows"]
+    ]
+    head = ("length", "saved for backward", "a token", "peak", "forward + backward", f"over L={first['length']}")
+    print_table(head, rows)
+    print(
+        f"\n{result['backend']}: {result['reason']}\n{result['hardware']}, {result['threads']} thread(s), "
+        f"torch {result['versions']['torch']}\n{result['method']}"
+    )
+
+
+def _print_profile(result: dict[str, Any]) -> None:
+    for name, found in result["profile"].items():
+        whole = found["seconds"]
+        rows = [(part, f"{s:.3f} s", f"{100 * s / whole:.1f}%") for part, s in found["parts"].items()]
+        print_table((f"{name} step", "time", "share"), [*rows, ("whole step", f"{whole:.3f} s", "100.0%")])
+        flops, alone, rate = (found[key] for key in ("gemm_flops", "gemm_seconds", "gemm_flops_per_second"))
+        print(f"\n{flops / 1e9:.1f} GFLOP of matrix products, alone {alone:.3f} s ({rate / 1e9:.1f} GFLOP/s): "
+              f"the step takes {found['over_gemm']:.2f} times that.\n")  # fmt: skip
+    print(f"Drawing the masks of a batch, in a thread of its own: {1000 * result['data_seconds']:.1f} ms.")
+    _print_environment(result)
 
 
 def _print_environment(result: dict[str, Any]) -> None:

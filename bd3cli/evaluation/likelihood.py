@@ -170,18 +170,19 @@ def likelihood(
         schemes = schemes[:1]  # other seeds would repeat it
     variate = make_control(control, split, model.config.vocab_size)
     nelbo, tokens, byte_count = [np.zeros((len(schemes), 0))], [np.zeros(0, dtype=np.int64)], 0
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
-        ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
-        known = None if variate is None or exact else variate.baseline(ids)
-        estimates = [sequence_nelbo(model, s, part, ids, valid, seed + i, known) for i, s in enumerate(schemes)]
-        nelbo.append(np.stack(estimates))
-        predicted = maskable(valid)
-        tokens.append(predicted.sum(1).numpy())
-        if tokenizer is not None:
-            byte_count += int(tokenizer.token_bytes[ids[predicted].numpy()].sum())
-        if progress is not None:
-            progress(min(start + batch_size, len(chosen)), len(chosen))
+    with model.folded():
+        for start in range(0, len(chosen), batch_size):
+            part = chosen[start : start + batch_size]
+            ids, valid = torch.from_numpy(split.tokens(part)), torch.from_numpy(split.valid(part))
+            known = None if variate is None or exact else variate.baseline(ids)
+            estimates = [sequence_nelbo(model, s, part, ids, valid, seed + i, known) for i, s in enumerate(schemes)]
+            nelbo.append(np.stack(estimates))
+            predicted = maskable(valid)
+            tokens.append(predicted.sum(1).numpy())
+            if tokenizer is not None:
+                byte_count += int(tokenizer.token_bytes[ids[predicted].numpy()].sum())
+            if progress is not None:
+                progress(min(start + batch_size, len(chosen)), len(chosen))
     per_seed = np.concatenate(nelbo, axis=1)
     return Likelihood(
         nelbo=per_seed.mean(0),

@@ -5,6 +5,8 @@ Shapes: B batch, L context length, S positions given, H heads, D head_dim, d hid
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -112,6 +114,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention = attention
+        self._folded: list[Modulation] | None = None
         self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
         if config.modulated:
             self.sigma_map = TimeEmbedding(config.cond_dim)
@@ -129,7 +132,7 @@ class Transformer(nn.Module):
         """
         length, layers = x_t.shape[1], self.layers
         angles = self.rotary_emb(torch.arange(length, device=x_t.device), self.config.heads)
-        *modulations, head = self.modulation(sigma, x_t.device)
+        *modulations, head = self._modulation(sigma, x_t.device)
         if x_0 is None:
             x = self.vocab_embed(x_t)
             for block, modulation in zip(layers, modulations, strict=True):
@@ -217,6 +220,26 @@ class Transformer(nn.Module):
 
     def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return block_attention(q, k, v, block_size=self.config.block_size, backend=self.attention)
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Compute the modulation once for all forward passes inside, in which no weight may change.
+
+        With time conditioning it depends on the noise level, and is computed as ever.
+        """
+        assert self._folded is None, "already folded"
+        self._folded = []
+        try:
+            yield
+        finally:
+            self._folded = None
+
+    def _modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
+        if self._folded is None or self.config.time_conditioning:
+            return self.modulation(sigma, device)
+        if not self._folded:
+            self._folded = self.modulation(None, device)
+        return self._folded
 
     def modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
         """The modulation of every block, then of the head. Without time conditioning one row serves all."""

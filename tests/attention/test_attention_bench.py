@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bd3cli.attention.bench import bench_attention, peak_memory, saved_bytes
+from bd3cli.attention.bench import bench_attention, bench_growth, peak_memory, saved_bytes
 from bd3cli.errors import InputError
 
 
@@ -29,6 +29,13 @@ def test_noisy_queries_alone_save_less():
     both = bench_attention(32, 4, heads=1, head_dim=8, batch=1, repeats=1)
     noisy = bench_attention(32, 4, heads=1, head_dim=8, batch=1, repeats=1, noisy_queries_only=True)
     assert noisy["saved_bytes"] < both["saved_bytes"]
+
+
+def test_growth_has_a_row_a_length():
+    report = bench_growth([512, 1024], 4, heads=1, head_dim=8, batch=1, repeats=1)
+    assert json.loads(json.dumps(report)) == report
+    assert [row["length"] for row in report["rows"]] == [512, 1024]
+    assert report["rows"][1]["saved_bytes"] == 2 * report["rows"][0]["saved_bytes"]
 
 
 def test_saved_bytes_counts_a_storage_once():
