@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -73,7 +73,7 @@ class _Recorder(TorchDispatchMode):
     """Counts the shapes of matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[Shape] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,7 +85,8 @@ class _Recorder(TorchDispatchMode):
 
 
 def _products(step: Callable[[], object]) -> Counter[Shape]:
-    with _Recorder() as recorder:
+    recorder = _Recorder()
+    with recorder:
         step()
     return recorder.found
 
@@ -95,11 +96,11 @@ def _parts(step: Callable[[], object], whole: float) -> dict[str, float]:
         start = time.perf_counter()
         step()
         elapsed = time.perf_counter() - start
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for event in recorded.events():
         found[_part(event)] += event.self_cpu_time_total / 1e6
     found[_BETWEEN] = max(0.0, elapsed - sum(found.values()))
-    return {part: seconds * whole / elapsed for part, seconds in found.most_common()}
+    return {part: seconds * whole / elapsed for part, seconds in sorted(found.items(), key=lambda row: -row[1])}
 
 
 def _part(event: FunctionEvent) -> str:
