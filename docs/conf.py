@@ -15,6 +15,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 html_title = f"bd3cli {version}"
 exclude_patterns = ["_build"]
+myst_heading_anchors = 3  # links to sections: page.md#heading
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
