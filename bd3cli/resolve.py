@@ -102,7 +102,7 @@ def resolve(
     apply(dict(_parse_override(text) for text in overrides))
     _imply_blocks(values, sources, base.sources)
     _refuse_unread_blocks(values, sources)
-    _imply_bernoulli(values, sources, base.sources["objective.masking"])
+    _imply_bernoulli(values, sources, base.sources)
     return Resolved(_construct(values), sources)
 
 
@@ -280,13 +280,16 @@ def _refuse_unread_blocks(values: dict[str, Any], sources: dict[str, str]) -> No
         )
 
 
-def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], unasked: str) -> None:
-    """Asking for a schedule or a clip asks for the masking that reads them, unless one is named.
+def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], before: Mapping[str, str]) -> None:
+    """Asking for a schedule, a clip or SEDD asks for the masking that goes with it, unless one is named.
 
-    `unasked` is the source of a masking that nobody named.
+    The first two because it reads them; SEDD because it trains better with it (measured, see the benchmarks).
     """
     default = known_keys()["objective.masking"].default
-    if sources["objective.masking"] != unasked or values["objective.masking"] != default:
+    if sources["objective.masking"] != before["objective.masking"] or values["objective.masking"] != default:
+        return
+    if values["objective.family"] == "sedd" and sources["objective.family"] != before["objective.family"]:
+        values["objective.masking"], sources["objective.masking"] = "bernoulli", "implied by objective.family"
         return
     for key in ("objective.schedule", "objective.clip", "objective.clip_search"):
         if values[key] != known_keys()[key].default and values["objective.family"] != "ar":

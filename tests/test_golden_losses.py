@@ -21,7 +21,7 @@ FAMILIES = {
     "ar": ("objective.family=ar",),
     "mdlm": ("objective.family=mdlm", "objective.masking=bernoulli"),
     "sedd": ("objective.family=sedd", "objective.masking=bernoulli"),
-    "sedd-count": ("objective.family=sedd",),
+    "sedd-count": ("objective.family=sedd", "objective.masking=count"),
     "bd3lm-count": ("objective.block_size=4",),
     "bd3lm-clipped": ("objective.block_size=8", "objective.clip=0.3,0.8"),
 }

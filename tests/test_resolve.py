@@ -148,3 +148,13 @@ def test_a_block_size_the_family_does_not_have_is_refused(family: str, effective
     same = resolve("tiny", options | {"objective.block_size": (effective, "--block-size")}, environment={})
     assert same.recipe.block_size == effective
     assert resolve("tiny", {"objective.family": (family, "--family")}, environment={}).recipe.block_size == effective
+
+
+def test_sedd_implies_bernoulli_unless_a_masking_is_named() -> None:
+    implied = resolve("tiny", overrides=["objective.family=sedd"], environment={})
+    assert implied.recipe.objective.masking == "bernoulli"
+    assert implied.sources["objective.masking"] == "implied by objective.family"
+    named = resolve("tiny", overrides=["objective.family=sedd", "objective.masking=count"], environment={})
+    assert named.recipe.objective.masking == "count"
+    continued = resolve(None, {"train.steps": (5, "--steps")}, environment={}, base=named)
+    assert continued.recipe.objective.masking == "count"
