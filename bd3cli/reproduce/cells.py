@@ -1,0 +1,80 @@
+"""Measured values, by seed, and what a table shows of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+LOGARITHMIC = frozenset({"ppl", "gen_ppl", "gen_ppl_2l"})  # measured in nats per token, shown as perplexities
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measure of one row under one seed.
+
+    Attributes:
+        raw: nats per token for a perplexity, else the value itself; None where there is no data.
+        ci95: interval of `raw` within the seed (over sequences, batches or samples), where there is one.
+        sequences: ``nelbo`` and ``tokens`` of every test sequence, for paired tests.
+        note: how it was measured, or why there is no data.
+    """
+
+    raw: float | None
+    ci95: tuple[float, float] | None = None
+    sequences: Mapping[str, Sequence[float]] | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"raw": self.raw, "ci95": self.ci95, "sequences": self.sequences, "note": self.note}
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> Measurement:
+        ci95 = raw["ci95"]
+        return Measurement(raw["raw"], None if ci95 is None else (ci95[0], ci95[1]), raw["sequences"], raw["note"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        value: mean over seeds (of nats per token, for a perplexity); None for 'no data'.
+        ci95: over seeds when there are several, else within the one seed; None where neither is known.
+        interval_over: what the interval is over.
+        raw: the values by seed, as they are tested.
+        notes: without repeats.
+    """
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    interval_over: str
+    raw: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    sequences: Mapping[str, Sequence[float]] | None = field(default=None, repr=False)
+
+
+def is_logarithmic(measure: str, kind: str) -> bool:
+    """Whether a measure is a perplexity: held in nats per token and shown as their exponential."""
+    return measure in LOGARITHMIC or kind == "zero-shot"
+
+
+def combine(measurements: Sequence[Measurement], logarithmic: bool) -> Cell:
+    """The cell of one row and measure from its measurements, one a seed."""
+    notes = tuple(dict.fromkeys(m.note for m in measurements if m.note))
+    raw = tuple(m.raw for m in measurements if m.raw is not None)
+    if not raw or len(raw) < len(measurements):
+        return Cell(None, None, "", (), notes)
+    show = (lambda x: math.exp(min(x, 700.0))) if logarithmic else float
+    if len(raw) > 1:
+        mean = float(np.mean(raw))
+        half = float(stats.t.ppf(0.975, len(raw) - 1)) * float(np.std(raw, ddof=1)) / math.sqrt(len(raw))
+        return Cell(show(mean), (show(mean - half), show(mean + half)), f"{len(raw)} seeds", raw, notes)
+    (only,) = measurements
+    assert only.raw is not None
+    ci95 = None if only.ci95 is None else (show(only.ci95[0]), show(only.ci95[1]))
+    return Cell(show(only.raw), ci95, "within one seed" if ci95 else "", raw, notes, only.sequences)

@@ -1,0 +1,91 @@
+"""Whether an ordering that a table's authors read from it comes out here, and how surely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from bd3cli.reproduce.tables import Claim
+
+SIGNIFICANT = 0.05
+Verdict = Literal["holds", "fails", "undecided", "no data"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a claim.
+
+    Attributes:
+        verdict: ``holds`` or ``fails`` when the difference is significant at 5%; ``undecided`` otherwise.
+            A claim of equality ``holds`` while no difference is significant.
+        difference: mean of first minus second, in nats per token for perplexities, else in the measure's unit.
+        ci95: its 95% interval, None where one value a row leaves none.
+        p: two-sided p-value, None with the interval.
+        paired_over: what the pairs are: ``seeds`` or ``sequences``; empty where there is no test.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    difference: float | None = None
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    paired_over: str = ""
+
+
+def judge(
+    claim: Claim,
+    first: Sequence[float],
+    second: Sequence[float],
+    sequences: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] | None = None,
+) -> Outcome:
+    """Test a claim on paired values, one a seed.
+
+    Args:
+        first, second: values of both rows by seed, seeds in the same order; perplexities as nats per token.
+        sequences: for one seed, ``nelbo`` and ``tokens`` of every test sequence under either row.
+    """
+    if not first or not second:
+        return Outcome(claim, "no data")
+    assert len(first) == len(second), "rows of one table are trained with the same seeds"
+    differences = np.subtract(first, second)
+    mean = float(differences.mean())
+    if len(differences) > 1:
+        return _decided(claim, mean, _interval(differences), "seeds")
+    if sequences is None:
+        return Outcome(claim, "undecided", mean)
+    a, b = sequences
+    assert list(a["tokens"]) == list(b["tokens"]), "rows are compared on the same test sequences"
+    tokens = np.asarray(a["tokens"], dtype=float)
+    gaps = np.subtract(a["nelbo"], b["nelbo"])
+    mean = float(gaps.sum() / tokens.sum())
+    # ratio estimator: residuals against the mean difference per token
+    residuals = (gaps - mean * tokens) / tokens.mean()
+    return _decided(claim, mean, _interval(residuals + mean), "sequences")
+
+
+def _interval(values: np.ndarray) -> tuple[tuple[float, float], float]:
+    """95% interval of the mean and two-sided p-value against 0, Student's t."""
+    n, mean = len(values), float(values.mean())
+    stderr = float(values.std(ddof=1) / math.sqrt(n))
+    if stderr == 0:
+        return (mean, mean), 1.0 if mean == 0 else 0.0
+    half = float(stats.t.ppf(0.975, n - 1)) * stderr
+    return (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / stderr, n - 1))
+
+
+def _decided(claim: Claim, mean: float, test: tuple[tuple[float, float], float], pairs: str) -> Outcome:
+    ci95, p = test
+    significant = p < SIGNIFICANT
+    verdict: Verdict
+    if claim.relation == "=":
+        verdict = "fails" if significant else "holds"
+    elif not significant:
+        verdict = "undecided"
+    else:
+        verdict = "holds" if mean < 0 else "fails"
+    return Outcome(claim, verdict, mean, ci95, p, pairs)

@@ -1,0 +1,180 @@
+"""A table's results as Markdown and as JSON: ours, the paper's and the reproduction's, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bd3cli.reproduce.cells import Cell
+from bd3cli.reproduce.claims import Outcome
+from bd3cli.reproduce.tables import Row, Table
+
+HEADINGS = {
+    "ppl": "PPL", "var_nelbo": "Var. NELBO", "gen_ppl": "Gen. PPL, L", "nfe": "NFE, L", "gen_ppl_2l": "Gen. PPL, 2L",
+    "nfe_2l": "NFE, 2L", "entropy": "entropy (nats)", "median": "median tokens", "max": "max tokens",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """A table measured at a scale.
+
+    Attributes:
+        cells: by row id and measure.
+        outcomes: one for each of the table's claims.
+        provenance: scale, seeds, corpora, budget, command, versions, wall time.
+    """
+
+    table: Table
+    cells: Mapping[str, Mapping[str, Cell]]
+    outcomes: tuple[Outcome, ...]
+    provenance: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """One JSON document, without the per-sequence values."""
+        rows = []
+        for row in self.table.rows:
+            cells = {
+                measure: {
+                    "value": cell.value, "ci95": cell.ci95, "interval_over": cell.interval_over,
+                    "by_seed": cell.raw, "notes": cell.notes,
+                }
+                for measure, cell in self.cells[row.id].items()
+            }  # fmt: skip
+            rows.append(
+                {
+                    "id": row.id,
+                    "group": row.group,
+                    "label": row.label,
+                    "ours": cells,
+                    "paper": dict(row.paper),
+                    "reproduction": dict(row.reproduction),
+                }
+            )
+        return {
+            "table": self.table.name,
+            "title": self.table.title,
+            "source": self.table.source,
+            "measures": list(self.table.measures),
+            "rows": rows,
+            "claims": [asdict(outcome) for outcome in self.outcomes],
+            "notes": list(self.table.notes),
+            **self.provenance,
+        }
+
+
+def markdown(result: TableResult) -> str:
+    """The table, its orderings, its notes and its provenance."""
+    table = result.table
+    lines = [f"# {table.title}", "", f"`{table.name}` after {table.source}.", ""]
+    lines += [summary(result.provenance), ""]
+    lines += ["| " + " | ".join(columns(table)) + " |", "|" + "---|" * len(columns(table))]
+    lines += ["| " + " | ".join(cells) + " |" for cells in body(result)]
+    if result.outcomes:
+        lines += ["", "## Orderings", "", "| claim | here | difference | p |", "|---|---|---|---|"]
+        lines += ["| " + " | ".join(claim_cells(table, outcome)) + " |" for outcome in result.outcomes]
+    notes = [*table.notes, *measured_notes(result)]
+    if notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+    lines += ["", "## Provenance", "", *(f"- {name}: {value}" for name, value in facts(result.provenance))]
+    return "\n".join(lines) + "\n"
+
+
+def columns(table: Table) -> list[str]:
+    """Headings of the table's columns; a publication without figures has none."""
+    out = ["model"]
+    for measure in table.measures:
+        name = HEADINGS.get(measure, measure)
+        out += [f"{name}, ours (95%)"] + [f"{name}, {who}" for who in publications(table, measure)]
+    return out
+
+
+def publications(table: Table, measure: str) -> list[str]:
+    return [who for who in ("paper", "reproduction") if any(measure in getattr(row, who) for row in table.rows)]
+
+
+def body(result: TableResult) -> list[list[str]]:
+    """The rows, as text."""
+    out, group = [], ""
+    for row in result.table.rows:
+        label = row.label
+        if row.group:
+            label = f"{row.group}: {row.label}" if row.group != group else f"&nbsp;&nbsp;{row.label}"
+            group = row.group
+        line = [label]
+        for measure in result.table.measures:
+            line.append(cell_text(result.cells[row.id][measure]))
+            line += [published_text(row, who, measure) for who in publications(result.table, measure)]
+        out.append(line)
+    return out
+
+
+def cell_text(cell: Cell) -> str:
+    if cell.value is None:
+        return "no data"
+    if cell.ci95 is None:
+        return number(cell.value)
+    return f"{number(cell.value)} ({number(cell.ci95[0])} to {number(cell.ci95[1])})"
+
+
+def published_text(row: Row, who: str, measure: str) -> str:
+    value = getattr(row, who).get(measure)
+    if value is None:
+        return "-"
+    return "; ".join(map(number, value)) if isinstance(value, list) else number(value)
+
+
+def number(value: float) -> str:
+    """Four significant digits, whole numbers in full."""
+    if value == int(value) and abs(value) < 1e7:
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+def claim_cells(table: Table, outcome: Outcome) -> list[str]:
+    claim = outcome.claim
+    first, second = table.row(claim.first).title, table.row(claim.second).title
+    heading = HEADINGS.get(claim.measure, claim.measure)
+    text = f"{heading}: {first} {claim.relation} {second}"
+    if outcome.difference is None:
+        return [text, outcome.verdict, "-", "-"]
+    difference = f"{outcome.difference:+.4f}"
+    if outcome.ci95:
+        difference += f" ({outcome.ci95[0]:+.4f} to {outcome.ci95[1]:+.4f})"
+    p = "-" if outcome.p is None else (f"{outcome.p:.2g} over {outcome.paired_over}")
+    return [text, outcome.verdict, difference, p]
+
+
+def measured_notes(result: TableResult) -> list[str]:
+    """What the measurements themselves have to say, each once, with the rows it is about."""
+    about: dict[str, list[str]] = {}
+    for row in result.table.rows:
+        for cell in result.cells[row.id].values():
+            for note in cell.notes:
+                titles = about.setdefault(note, [])
+                if row.title not in titles:
+                    titles.append(row.title)
+    everyone = len(result.table.rows)
+    return [note if len(titles) == everyone else f"{'; '.join(titles)}: {note}" for note, titles in about.items()]
+
+
+def summary(provenance: Mapping[str, Any]) -> str:
+    seeds = len(provenance["seeds"])
+    return (
+        f"Scale `{provenance['scale']}`: {provenance['description']}. {provenance['steps']:,} steps of "
+        f"{provenance['tokens_per_step']:,} tokens for every row, {seeds} seed{'s' if seeds > 1 else ''}; intervals "
+        + ("are 95% over seeds." if seeds > 1 else "are 95% within the one seed, over test sequences or batches.")
+    )
+
+
+def facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    corpora = "; ".join(f"{name}: {source}" for name, source in provenance["corpora"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    return [
+        ("command", f"`{provenance['command']}`"),
+        ("text", corpora),
+        ("versions", versions),
+        ("machine", provenance["machine"]),
+        ("computing time", f"{provenance['seconds'] / 60:.1f} minutes, trainings shared with other tables included"),
+    ]

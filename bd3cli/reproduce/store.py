@@ -1,0 +1,63 @@
+"""What a reproduction has done so far: one directory, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bd3cli.data.hashing import digest
+from bd3cli.errors import InputError
+from bd3cli.reproduce.cells import Measurement
+from bd3cli.reproduce.jobs import TrainJob
+from bd3cli.training.record import RECORD, RunDirectory
+
+
+@dataclass(frozen=True)
+class Store:
+    """``runs/`` holds trainings by content, ``measured/`` one JSON a measurement, ``corpora/`` slices of text."""
+
+    path: Path
+
+    @property
+    def corpora(self) -> Path:
+        return self.path / "corpora"
+
+    def run(self, job: TrainJob) -> Path:
+        return self.path / "runs" / job.slug
+
+    def state(self, job: TrainJob) -> str:
+        """``finished``, ``resumable`` (it has a checkpoint) or ``absent``."""
+        folder = self.run(job)
+        if not (folder / RECORD).is_file():
+            return "absent"
+        if RunDirectory(folder).read_record().get("status") == "finished":
+            return "finished"
+        return "resumable" if any((folder / "checkpoints").glob("step-*")) else "absent"
+
+    def clear(self, job: TrainJob) -> None:
+        """Remove a training that came to nothing."""
+        shutil.rmtree(self.run(job), ignore_errors=True)
+
+    def measured(self, name: str, key: object, measure: Callable[[], dict[str, Measurement]]) -> dict[str, Measurement]:
+        """The measurements under `key`, from disk or made now.
+
+        Args:
+            name: what is measured, for the file's name.
+            key: everything that decides the outcome, JSON-like.
+        """
+        path = self.path / "measured" / f"{name}-{digest(key)[:16]}.json"
+        if path.is_file():
+            try:
+                return {k: Measurement.from_dict(v) for k, v in json.loads(path.read_text()).items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{path} is damaged: {error}. Delete it; it will be measured again.") from error
+        found = measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".part-{os.getpid()}")
+        part.write_text(json.dumps({k: v.as_dict() for k, v in found.items()}))
+        part.replace(path)
+        return found
