@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from scipy import stats
+from bd3cli.evaluation.compare import bounded_exp
+from bd3cli.evaluation.intervals import mean_of
 
 LOGARITHMIC = frozenset({"ppl", "gen_ppl", "gen_ppl_2l"})  # measured in nats per token, shown as perplexities
 
@@ -69,11 +68,11 @@ def combine(measurements: Sequence[Measurement], logarithmic: bool) -> Cell:
     raw = tuple(m.raw for m in measurements if m.raw is not None)
     if not raw or len(raw) < len(measurements):
         return Cell(None, None, "", (), notes)
-    show = (lambda x: math.exp(min(x, 700.0))) if logarithmic else float
+    show = bounded_exp if logarithmic else float
     if len(raw) > 1:
-        mean = float(np.mean(raw))
-        half = float(stats.t.ppf(0.975, len(raw) - 1)) * float(np.std(raw, ddof=1)) / math.sqrt(len(raw))
-        return Cell(show(mean), (show(mean - half), show(mean + half)), f"{len(raw)} seeds", raw, notes)
+        mean = mean_of(raw)
+        low, high = mean.ci95
+        return Cell(show(mean.value), (show(low), show(high)), f"{len(raw)} seeds", raw, notes)
     (only,) = measurements
     assert only.raw is not None
     ci95 = None if only.ci95 is None else (show(only.ci95[0]), show(only.ci95[1]))

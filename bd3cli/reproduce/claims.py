@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
+from bd3cli.evaluation.intervals import Mean, mean_of, ratio_of_sums
 from bd3cli.reproduce.tables import Claim
 
 SIGNIFICANT = 0.05
@@ -53,39 +52,23 @@ def judge(
         return Outcome(claim, "no data")
     assert len(first) == len(second), "rows of one table are trained with the same seeds"
     differences = np.subtract(first, second)
-    mean = float(differences.mean())
     if len(differences) > 1:
-        return _decided(claim, mean, _interval(differences), "seeds")
+        return _decided(claim, mean_of(differences), "seeds")
     if sequences is None:
-        return Outcome(claim, "undecided", mean)
+        return Outcome(claim, "undecided", float(differences[0]))
     a, b = sequences
     assert list(a["tokens"]) == list(b["tokens"]), "rows are compared on the same test sequences"
-    tokens = np.asarray(a["tokens"], dtype=float)
-    gaps = np.subtract(a["nelbo"], b["nelbo"])
-    mean = float(gaps.sum() / tokens.sum())
-    # ratio estimator: residuals against the mean difference per token
-    residuals = (gaps - mean * tokens) / tokens.mean()
-    return _decided(claim, mean, _interval(residuals + mean), "sequences")
+    tokens = np.asarray(a["tokens"])
+    return _decided(claim, ratio_of_sums(np.subtract(a["nelbo"], b["nelbo"]), tokens), "sequences")
 
 
-def _interval(values: np.ndarray) -> tuple[tuple[float, float], float]:
-    """95% interval of the mean and two-sided p-value against 0, Student's t."""
-    n, mean = len(values), float(values.mean())
-    stderr = float(values.std(ddof=1) / math.sqrt(n))
-    if stderr == 0:
-        return (mean, mean), 1.0 if mean == 0 else 0.0
-    half = float(stats.t.ppf(0.975, n - 1)) * stderr
-    return (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / stderr, n - 1))
-
-
-def _decided(claim: Claim, mean: float, test: tuple[tuple[float, float], float], pairs: str) -> Outcome:
-    ci95, p = test
-    significant = p < SIGNIFICANT
+def _decided(claim: Claim, difference: Mean, pairs: str) -> Outcome:
+    significant = difference.p_value < SIGNIFICANT
     verdict: Verdict
     if claim.relation == "=":
         verdict = "fails" if significant else "holds"
     elif not significant:
         verdict = "undecided"
     else:
-        verdict = "holds" if mean < 0 else "fails"
-    return Outcome(claim, verdict, mean, ci95, p, pairs)
+        verdict = "holds" if difference.value < 0 else "fails"
+    return Outcome(claim, verdict, difference.value, difference.ci95, difference.p_value, pairs)

@@ -1,0 +1,120 @@
+"""What is measured of a trained row, one function a kind of table. Everything is cached by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bd3cli.data import PackedSplit, load_split
+from bd3cli.data.splits import Split
+from bd3cli.errors import InputError
+from bd3cli.evaluation import Likelihood
+from bd3cli.reproduce.cells import Measurement
+from bd3cli.reproduce.corpora import Corpus
+from bd3cli.reproduce.sampled import length_stats, sample_quality
+from bd3cli.reproduce.scales import Scale
+from bd3cli.reproduce.store import Store
+from bd3cli.reproduce.tables import Row, Table
+from bd3cli.runs import Run
+
+Measured = dict[str, Measurement]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What measuring needs besides the run.
+
+    Attributes:
+        corpus: the text behind a corpus name.
+        judge: the run that rates samples of models of a corpus.
+    """
+
+    scale: Scale
+    store: Store
+    corpus: Callable[[str], Corpus]
+    judge: Callable[[str], Path]
+
+
+def measure(table: Table, row: Row, runs: list[Path], seed: int, context: Context) -> Measured:
+    """Every measure of a row under one seed.
+
+    Args:
+        runs: the trained run, one for each candidate of a best-of row, none for the data themselves.
+    """
+    if table.kind == "zero-shot":
+        return zero_shot(table, runs[0], context)
+    if table.kind == "length-stats":
+        return length_stats(table, runs, seed, context)
+    if table.kind == "sample-quality":
+        return sample_quality(table, runs[0], seed, context)
+    if table.kind == "best-of":
+        return best_of(table, row, runs, context)
+    return likelihoods(table, runs[0], context)
+
+
+def likelihoods(table: Table, folder: Path, context: Context) -> Measured:
+    """Test perplexity, and Var. NELBO under the row's own training objective where the table shows it."""
+    found = {"ppl": perplexity(folder, "test", context)}
+    if "var_nelbo" in table.measures:
+        found["var_nelbo"] = variance(folder, context)
+    return found
+
+
+def best_of(table: Table, row: Row, folders: list[Path], context: Context) -> Measured:
+    """The candidate with the best validation perplexity, measured on the test set."""
+    validation = [perplexity(folder, "validation", context).raw for folder in folders]
+    known = [(value, index) for index, value in enumerate(validation) if value is not None]
+    if not known:
+        return {name: Measurement(None, note="no data: no candidate could be validated") for name in table.measures}
+    _, best = min(known)
+    note = f"finetuned under {row.candidates[best]['label']}"
+    return {
+        name: replace(found, note="; ".join(filter(None, (note, found.note))) if name == "ppl" else found.note)
+        for name, found in likelihoods(table, folders[best], context).items()
+    }
+
+
+def zero_shot(table: Table, folder: Path, context: Context) -> Measured:
+    """Perplexity of each of the table's data sets; one that is the training corpus says so."""
+    trained_on = context.corpus(table.corpus)
+    found = {}
+    for name in table.measures:
+        other = context.corpus(name)
+        note = ""
+        if other.settings == trained_on.settings:
+            note = f"{name} is not zero-shot here: {trained_on.source} was trained on"
+        try:
+            found[name] = replace(perplexity(folder, "test", context, other), note=note)
+        except InputError as error:
+            found[name] = Measurement(None, note=f"no data: {error}")
+    return found
+
+
+def perplexity(folder: Path, split: Split, context: Context, corpus: Corpus | None = None) -> Measurement:
+    """Nats per token of a split of the run's own text or of another corpus, with those of every sequence."""
+    scale = context.scale
+    key = ["likelihood", folder.name, split, scale.sequences, dict(corpus.settings) if corpus else None]
+
+    def now() -> Measured:
+        run = Run.load(folder, checkpoint="last")
+        packed = run.split(split) if corpus is None else other_text(run, corpus)
+        result = run.evaluate(packed, sequences=scale.sequences)
+        return {"value": of_likelihood(result)}
+
+    return context.store.measured(f"likelihood-{folder.name}", key, now)["value"]
+
+
+def other_text(run: Run, corpus: Corpus) -> PackedSplit:
+    """The test split of another corpus, packed as the run was trained."""
+    assert run.recipe is not None
+    settings = {key.removeprefix("data."): value for key, value in corpus.settings.items()}
+    plain: dict[str, Any] = {"train": None, "validation": None, "test": None, "column": None, "max_documents": None}
+    config = replace(run.recipe.data, **(plain | {"detokenize": "auto", "document": "auto"} | settings))
+    return load_split(config, "test", run.recipe.model.length)
+
+
+def of_likelihood(result: Likelihood) -> Measurement:
+    sequences = {"nelbo": result.nelbo.tolist(), "tokens": result.tokens.tolist()}
+    return Measurement(result.nats_per_token, result.ci95, sequences)
