@@ -73,6 +73,9 @@ class ObjectiveConfig:
     clip_step: float = option(0.1, "grid of the intervals' lower ends")
     clip_batches: int = option(8, "batches of validation text an interval is tried on, at every validation")
     resample: bool = option(False, "redraw masks until a block's masked fraction lies in the clip interval")
+    random_batch: bool = option(
+        False, "ar only: train on a random half of the tokens, as many as block diffusion with L'=1 masks"
+    )
     normalise_weight: bool = option(False, "scale the loss weight to mean 1 under the training distribution")
 
 
@@ -243,6 +246,11 @@ def _check_objective(recipe: Recipe) -> None:
                     f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "
                     "or choose family bd3lm, mdlm or sedd."
                 )
+    elif objective.random_batch:
+        raise InputError(
+            f"objective.random_batch is for family 'ar'; the masks of {objective.family!r} are random already. "
+            "Set it to false."
+        )
 
 
 def _check_time_conditioning(recipe: Recipe) -> None:

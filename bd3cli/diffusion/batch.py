@@ -56,16 +56,21 @@ class Batch:
         )
 
 
-def autoregressive_batch(tokens: Tensor, valid: Tensor) -> Batch:
-    """Next-token prediction of every valid token [B, L] but the first, which is given."""
+def autoregressive_batch(tokens: Tensor, valid: Tensor, weight: Tensor | None = None) -> Batch:
+    """Next-token prediction of every valid token [B, L] but the first, which is given.
+
+    `weight` [B, L] multiplies the losses; a token of weight 0 is not scored.
+    """
     inputs, scored = tokens[:, :-1], valid[:, 1:]
-    row, column = scored.nonzero(as_tuple=True)
+    if weight is None:
+        weight = torch.ones(tokens.shape, dtype=torch.float64)
+    row, column = (scored & (weight[:, 1:] > 0)).nonzero(as_tuple=True)
     return Batch(
         x_t=inputs,
         x_0=None,
         index=row * inputs.shape[1] + column,
         target=tokens[row, column + 1],
-        weight=torch.ones(len(row), dtype=torch.float64),
+        weight=weight[row, column + 1],
         row=row,
     )
 

@@ -77,7 +77,7 @@ class Objective:
             progress: fraction of the training steps done, for schedules that move.
         """
         if self.masking is None or self.schedule is None or self.weight is None:
-            return autoregressive_batch(tokens, valid)
+            return autoregressive_batch(tokens, valid, random_weight(noise) if self.config.random_batch else None)
         context = MaskContext(
             tokens=tokens,
             maskable=maskable(valid),
@@ -99,6 +99,15 @@ class Objective:
         if self.time_conditioning:
             sigma = sequence_sigma(draw, context.maskable, noise.level, drew_time=self.masking.uses_schedule)
         return replace(batch, sigma=sigma, drawn=drawn)
+
+
+def random_weight(noise: MaskNoise) -> Tensor:
+    """Weights [B, L] that keep each token with a probability drawn for it uniformly, as L'=1 diffusion masks it.
+
+    Half of the tokens remain on average, with weight 2, so that the loss still estimates the NLL: what is left
+    of the difference to block diffusion is not the size of its batches (Arriola et al. 2025, section 4.1).
+    """
+    return 2.0 * (noise.position < noise.time)
 
 
 def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
