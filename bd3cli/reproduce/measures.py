@@ -11,12 +11,14 @@ from bd3cli.data import PackedSplit, load_split
 from bd3cli.data.splits import Split
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood
+from bd3cli.evaluation.schemes import measure_variances, own_scheme
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.corpora import Corpus
 from bd3cli.reproduce.sampled import length_stats, sample_quality
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
+from bd3cli.resolve import Resolved
 from bd3cli.runs import Run
 
 Measured = dict[str, Measurement]
@@ -28,12 +30,15 @@ class Context:
 
     Attributes:
         corpus: the text behind a corpus name.
-        judge: the run that rates samples of models of a corpus.
+        recipe: a recipe that reads the text behind a corpus name.
+        judge: the run that rates samples of a table's models.
     """
 
     scale: Scale
     store: Store
     corpus: Callable[[str], Corpus]
+    recipe: Callable[[str], Resolved]
+    judge: Callable[[Table], Path]
     judge: Callable[[str], Path]
 
 
@@ -113,6 +118,25 @@ def other_text(run: Run, corpus: Corpus) -> PackedSplit:
     plain: dict[str, Any] = {"train": None, "validation": None, "test": None, "column": None, "max_documents": None}
     config = replace(run.recipe.data, **(plain | {"detokenize": "auto", "document": "auto"} | settings))
     return load_split(config, "test", run.recipe.model.length)
+
+
+def variance(folder: Path, context: Context) -> Measurement:
+    """Var. NELBO under the objective the run was trained with, its loss weight aside."""
+    wanted = context.scale.variance_batches
+
+    def now() -> Measured:
+        run = Run.load(folder, checkpoint="last")
+        recipe, split = run.require_recipe(), run.split("test")
+        scheme = own_scheme(recipe)
+        assert scheme is not None, "a table that shows variances has no ar row"
+        everything = list(range(len(split)))
+        (row,) = measure_variances(
+            run, recipe, split, [scheme], sequences=everything, count=wanted, seed=0, gradient=False
+        )
+        ci95 = row["var_nelbo_ci95"]
+        return {"value": Measurement(row["var_nelbo"], None if ci95 is None else (ci95[0], ci95[1]))}
+
+    return context.store.measured(f"variance-{folder.name}", ["variance", folder.name, wanted], now)["value"]
 
 
 def of_likelihood(result: Likelihood) -> Measurement:

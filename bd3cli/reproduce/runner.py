@@ -20,10 +20,11 @@ from bd3cli.reproduce import measures
 from bd3cli.reproduce.cells import Cell, Measurement, combine, is_logarithmic
 from bd3cli.reproduce.claims import Outcome, judge
 from bd3cli.reproduce.corpora import Corpus, find_corpus
-from bd3cli.reproduce.jobs import TrainJob, row_jobs, trainings
+from bd3cli.reproduce.jobs import TrainJob, row_jobs, train_job, trainings
 from bd3cli.reproduce.page import page
 from bd3cli.reproduce.plots import draw
 from bd3cli.reproduce.report import TableResult, markdown
+from bd3cli.reproduce.sampled import JUDGE_SEED
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
@@ -114,7 +115,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.store = Store(self.request.out)
-        self.context = measures.Context(self.request.scale, self.store, self.corpus)
+        self.context = measures.Context(self.request.scale, self.store, self.corpus, self.recipe, self.judge)
 
     def cost(self) -> int:
         """Units of everything the tables need, done or not."""
@@ -126,6 +127,15 @@ class Work:
 
     def corpus(self, name: str) -> Corpus:
         return find_corpus(name, self.request.scale.name, self.request.data, self.store.corpora)
+
+    def recipe(self, corpus: str) -> Resolved:
+        """A recipe that reads the text behind a corpus name."""
+        settings = dict(self.corpus(corpus).settings) | {"data.tokenizer": self.request.scale.settings["data.tokenizer"]}
+        return _recipe(settings)
+
+    def judge(self, table: Table) -> Path:
+        """The run that rates the samples of a table's models: an ar network of the same budget, another seed."""
+        return self.trained(train_job(table, {"family": "ar"}, self.request.scale, JUDGE_SEED))
 
     def table(self, table: Table) -> TableResult:
         clock, seeds = time.perf_counter(), self.request.chosen_seeds
@@ -158,8 +168,7 @@ class Work:
         """Why a corpus cannot be had, or None when it can."""
         if corpus not in self._missing:
             try:
-                recipe = _recipe(self.corpus(corpus).settings | {"data.tokenizer": self._tokenizer()}).recipe
-                load_split(recipe.data, "train", self.request.scale.lengths[corpus])
+                load_split(self.recipe(corpus).recipe.data, "train", self.request.scale.lengths[corpus])
                 self._missing[corpus] = ""
             except InputError as error:
                 self._missing[corpus] = f"no data: {error}"
@@ -202,9 +211,6 @@ class Work:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             "seconds": seconds,
         }
-
-    def _tokenizer(self) -> Any:
-        return self.request.scale.settings["data.tokenizer"]
 
 
 @dataclass
