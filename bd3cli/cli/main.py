@@ -19,6 +19,7 @@ from bd3cli.cli import (
     length_stats,
     maskings,
     plugins,
+    reproduce,
     runs,
     sample,
     schedules,
@@ -49,6 +50,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(maskings.app, name="maskings")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
+app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")

@@ -39,7 +39,6 @@ class Context:
     corpus: Callable[[str], Corpus]
     recipe: Callable[[str], Resolved]
     judge: Callable[[Table], Path]
-    judge: Callable[[str], Path]
 
 
 def measure(table: Table, row: Row, runs: list[Path], seed: int, context: Context) -> Measured:

@@ -22,8 +22,7 @@ def commands(table: Table) -> list[str]:
     lines = [f"# {table.name}: {table.title} ({table.source})"]
     measured: list[str] = []
     for row in table.rows:
-        for objective in _alternatives(row):
-            measured.append(_train(table, objective, row.pretrain, lines))
+        measured += [_train(table, objective, row.pretrain, lines) for objective in _alternatives(row)]
     return [*lines, *_measure(table, list(dict.fromkeys(measured))), ""]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,8 +130,8 @@ class Work:
 
     def recipe(self, corpus: str) -> Resolved:
         """A recipe that reads the text behind a corpus name."""
-        settings = dict(self.corpus(corpus).settings) | {"data.tokenizer": self.request.scale.settings["data.tokenizer"]}
-        return _recipe(settings)
+        tokenizer = self.request.scale.settings["data.tokenizer"]
+        return _recipe({**self.corpus(corpus).settings, "data.tokenizer": tokenizer})
 
     def judge(self, table: Table) -> Path:
         """The run that rates the samples of a table's models: an ar network of the same budget, another seed."""

@@ -1,0 +1,112 @@
+"""A whole reproduction at a scale of seconds: what is measured, what is kept, what is reported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bd3cli.reproduce import runner
+from bd3cli.reproduce.corpora import slices
+from bd3cli.reproduce.runner import Request, reproduce
+from bd3cli.reproduce.scales import SCALES, Scale
+from bd3cli.reproduce.tables import load_table
+
+
+class Log:
+    """A watch that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.total, self.units, self.lines = 0, 0.0, []  # type: ignore[var-annotated]
+
+    def begin(self, total: int) -> None:
+        self.total = total
+
+    def doing(self, text: str) -> None: ...
+
+    def advance(self, units: float) -> None:
+        self.units += units
+
+    def done(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def instant() -> Scale:
+    smoke = SCALES["smoke"]
+    small = {"model.hidden_size": 16, "model.heads": 2, "model.blocks": 1, "train.batch_size": 4}
+    return replace(
+        smoke, settings={**smoke.settings, **small}, lengths={"lm1b": 32, "openwebtext": 32}, steps=4, sequences=8,
+        variance_batches=2, seeds=(0, 1),
+    )  # fmt: skip
+
+
+def trained(log: Log) -> list[str]:
+    return [line for line in log.lines if line.startswith("trained")]
+
+
+def test_a_table_is_trained_measured_and_reported_once(tmp_path: Path, instant: Scale) -> None:
+    request = Request((load_table("single-token"),), instant, tmp_path, plots=False, command="bd3cli reproduce run")
+    log = Log()
+    (result,) = reproduce(request, log).results
+    assert len(trained(log)) == 8  # four rows, two seeds
+    assert log.units == pytest.approx(log.total)
+    assert {len(cell.raw) for row in result.cells.values() for cell in row.values()} == {2}
+    values = {cell.value for row in result.cells.values() for cell in row.values()}
+    assert len(values) == 4  # no two rows share a number
+
+    again = Log()
+    (repeated,) = reproduce(request, again).results
+    assert not trained(again)
+    assert repeated.cells == result.cells
+
+    document = json.loads((tmp_path / "single-token.json").read_text())
+    assert document["schema"] == 1
+    assert [row["id"] for row in document["rows"]] == ["ar", "ar-random", "l1", "l1-tuned"]
+    assert document["rows"][0]["ours"]["ppl"]["by_seed"] == list(result.cells["ar"]["ppl"].raw)
+    text = (tmp_path / "single-token.md").read_text()
+    assert "slice of the embedded corpus in place of lm1b" in text
+    assert "22.88" in text
+    assert "<img" not in (tmp_path / "index.html").read_text()
+
+
+def test_an_interrupted_table_goes_on_where_it_stopped(
+    tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = replace(load_table("single-token"), rows=load_table("single-token").rows[:2], claims=())
+    request = Request((table,), instant, tmp_path, plots=False)
+    real, calls = runner.train, []
+
+    def stop_at_third(*args: object, **kwargs: object) -> object:
+        calls.append(args[1])
+        if len(calls) == 3:
+            raise runner.Interrupted(2)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "train", stop_at_third)
+    finished = reproduce(request, Log())
+    assert (finished.signal, finished.results) == (2, ())
+    monkeypatch.undo()
+    monkeypatch.setenv("BD3CLI_CACHE", str(tmp_path / "cache"))
+    log = Log()
+    assert reproduce(request, log).results
+    assert len(trained(log)) == 2  # of four
+
+
+def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale) -> None:
+    scale = replace(instant, name="cpu", seeds=(0,))
+    request = Request((load_table("single-token"),), scale, tmp_path, plots=False)
+    (result,) = reproduce(request, Log()).results
+    cell = result.cells["ar"]["ppl"]
+    assert cell.value is None
+    assert "no data" in cell.notes[0]
+    assert {outcome.verdict for outcome in result.outcomes} == {"no data"}
+
+
+def test_slices_of_the_embedded_corpus_do_not_overlap() -> None:
+    dealt = slices()
+    topics = [topic for part in dealt.values() for topic in part]
+    assert len(topics) == len(set(topics))
+    assert all(dealt.values())
