@@ -64,12 +64,12 @@ def find_corpus(name: str, scale: str, given: Mapping[str, str], folder: Path) -
 def slice_settings(name: str, folder: Path) -> dict[str, Any]:
     """Write the slice of the embedded corpus that stands for `name`, and return the settings that read it.
 
-    Slices are disjoint: each topic of the documentation belongs to one. A document is a paragraph.
+    A document is a paragraph; slices and their splits share none.
     """
     target = folder / name
     if not (target / "test.jsonl").is_file():
         target.mkdir(parents=True, exist_ok=True)
-        paragraphs = [part.strip() for topic in slices()[name] for part in topic.split("\n\n") if part.strip()]
+        paragraphs = slices()[name]
         start = 0.0
         for part, share in PARTS.items():
             chosen = paragraphs[round(start * len(paragraphs)) : round((start + share) * len(paragraphs))]
@@ -80,13 +80,17 @@ def slice_settings(name: str, folder: Path) -> dict[str, Any]:
 
 
 def slices() -> dict[str, list[str]]:
-    """The topics of the embedded corpus dealt out by `SHARES`: each to whoever lacks most."""
+    """The paragraphs of the embedded corpus, each once, dealt out by `SHARES`: a topic to whoever lacks most."""
     topics = list(read_pydocs())
+    seen: set[str] = set()
     total = sum(map(len, topics))
     lacking = {name: share * total for name, share in SHARES.items()}
     dealt: dict[str, list[str]] = {name: [] for name in SHARES}
     for topic in sorted(topics, key=len, reverse=True):
         poorest = max(lacking, key=lambda name: lacking[name])
-        dealt[poorest].append(topic)
+        new = [text for text in map(str.strip, topic.split("\n\n")) if text and text not in seen]
+        new = list(dict.fromkeys(new))
+        seen.update(new)
+        dealt[poorest] += new
         lacking[poorest] -= len(topic)
     return dealt

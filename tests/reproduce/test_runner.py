@@ -107,6 +107,6 @@ def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale) -> N
 
 def test_slices_of_the_embedded_corpus_do_not_overlap() -> None:
     dealt = slices()
-    topics = [topic for part in dealt.values() for topic in part]
-    assert len(topics) == len(set(topics))
+    paragraphs = [text for part in dealt.values() for text in part]
+    assert len(paragraphs) == len(set(paragraphs))
     assert all(dealt.values())
