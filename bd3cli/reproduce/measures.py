@@ -126,7 +126,7 @@ def variance(folder: Path, context: Context) -> Measurement:
     def now() -> Measured:
         run = Run.load(folder, checkpoint="last")
         recipe, split = run.require_recipe(), run.split("test")
-        scheme = own_scheme(recipe)
+        scheme = own_scheme(run, recipe)
         assert scheme is not None, "a table that shows variances has no ar row"
         everything = list(range(len(split)))
         (row,) = measure_variances(
