@@ -69,6 +69,9 @@ def killed_until_finished(folder: Path, run: Path, settings: list[str], processe
         assert all(p.is_alive() for p in victims), "it ended before it could be killed: give it more steps"
         for process in victims:
             os.kill(process.pid, signal.SIGKILL)
+        for process in set(started) - set(victims):  # torchrun ends the others; one may be waiting for its peer
+            process.join(20)
+            process.kill()
         outcome = pair.finish(folder, started)
         assert not any("Traceback" in text for text in outcome.err), outcome.err
         kills += 1
