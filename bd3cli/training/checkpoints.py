@@ -95,6 +95,12 @@ class CheckpointStore:
             return []
         return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name) and (p / STATE).is_file())
 
+    def untouched(self) -> bool:
+        """Whether no checkpoint was ever completed here; what a killed process left half written does not count."""
+        if not self.folder.is_dir():
+            return not self.folder.exists()
+        return all(p.name.startswith(".") for p in self.folder.iterdir())
+
     def best(self) -> str | None:
         """Name of the checkpoint with the lowest validation NELBO, if one was validated."""
         try:

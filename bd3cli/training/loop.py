@@ -116,7 +116,7 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
     if trainer.group.leads:
         record = run.read_record()
         check_data_unchanged(record, trainer)
-        if store.names():
+        if not store.untouched():
             saved, refused = store.load_latest_good(partial(read_state, trainer))
             for text in refused:
                 reporter.notice(f"Passed over a checkpoint: {text}")
