@@ -226,7 +226,7 @@ def _flatten(table: Mapping[str, Any], source: str, prefix: str = "") -> dict[st
     layer: dict[str, tuple[Any, str]] = {}
     for name, value in table.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in known_keys():
             layer.update(_flatten(value, source, f"{key}."))
         else:
             try:

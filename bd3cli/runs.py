@@ -208,3 +208,5 @@ def read_recipe(folder: Path) -> Recipe:
         return from_toml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. The run directory is incomplete.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error

@@ -67,7 +67,7 @@ def recipes(chance: random.Random, folder: Path) -> Iterator[Case]:
             "garbage": "".join(chance.choice('[]{}="\n\\x.') for _ in range(chance.randrange(5, 60))) + '\n[" = [',
             "circle": f'extends = "{path.name}"\n',
             "spec": "[objective]\nschedule = " + json.dumps(chance.choice(
-                [":", "cosine:", "cosine:eps", "cosine:eps=x", "cosine:eps=1e999", "cosine:eps=nan", "x" * 5000, "é:a=1",
+                [":", "cosine:=1", "cosine:eps", "cosine:eps=x", "cosine:eps=1e999", "cosine:eps=nan", "x" * 5000, "é:a=1",
                  "cosine:eps=-1", "loglinear:a=1", "../../etc", "cosine:eps=0.1,eps=0.2", ""])),
             "clip": f"[objective]\nclip = {chance.choice(['[0.8, 0.2]', '[0.1]', '[nan, 1]', '[0, 2]', '[-inf, inf]', '3'])}",
             "table": f"{section} = {chance.choice(['3', '[]', json.dumps('text')])}\n",
