@@ -128,11 +128,11 @@ def test_on_a_trained_model_the_control_lowers_the_error_of_every_estimator(trai
     split = run.split("validation")
 
     def noise(**options: object) -> float:
-        per_seed = run.evaluate(split, sequences=32, seeds=8, **options).per_seed
+        per_seed = run.evaluate(split, sequences=32, seeds=24, **options).per_seed
         return float(np.sqrt(per_seed.var(0, ddof=1).mean()))
 
     for estimator in ("count", "uniform"):
-        assert noise(estimator=estimator, control="ngram") < 0.95 * noise(estimator=estimator)
+        assert noise(estimator=estimator, control="ngram") < 0.97 * noise(estimator=estimator)
 
 
 def test_the_spread_is_uniform_and_even_over_every_subset() -> None:

@@ -74,17 +74,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over(cli, tmp_path: Path, two_che
 
 
 @pytest.fixture(scope="module")
-def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> Path:
     """A run that was about to finish: checkpoints of steps 6 and 8."""
-    from conftest import QUICK
-
     from bd3cli.resolve import resolve
     from bd3cli.training.loop import train
     from bd3cli.training.record import RunDirectory
 
     folder = tmp_path_factory.mktemp("runs") / "two"
     small = ("model.hidden_size=32", "train.validate_sequences=4", "train.checkpoint_every=2", "train.steps=8")
-    train(resolve("tiny", overrides=[*QUICK, *small]), folder)
+    train(resolve("tiny", overrides=[*quick, *small]), folder)
     RunDirectory(folder).update_record(status="interrupted")
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     return folder
