@@ -68,7 +68,12 @@ def _panel(axis: Axes, result: TableResult, measure: str, who: str) -> None:
             axis.plot(listed, [y] * len(listed), "D", ms=4, color=COLOURS[who], mfc="white")
             points += listed
     if points and min(points) > 0 and max(points) / min(points) > WIDE_RANGE:
+        from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(numticks=5))
+        axis.xaxis.set_major_formatter(LogFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
     if not points:
         axis.text(0.5, 0.5, "no data", transform=axis.transAxes, ha="center", color="#888888")
         axis.set_xticks([])
