@@ -20,7 +20,7 @@ from bd3cli.training.checkpoints import CheckpointStore
 KILLS = int(os.environ.get("KILLS", "30"))
 SETTINGS = (
     "train.checkpoint_every=5", "train.validate_every=40", "train.log_every=1", "train.warmup=1",
-    "model.dropout=0.1", "train.micro_batch_size=8", "objective.masking=adaptive", "train.steps=200",
+    "model.dropout=0.1", "train.micro_batch_size=8", "objective.masking=adaptive", "train.steps=400",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
@@ -44,6 +44,19 @@ def last(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     store = CheckpointStore(run / "checkpoints")
     folder = store.folder / store.names()[-1]
     return {name: load_file(folder / name) for name in ("model.safetensors", "ema.safetensors")}
+
+
+def uninterrupted(folder: Path, settings: list[str], processes: int) -> float:
+    """Train ``whole`` without a kill; the longest time to wait before one, so that a run outlives them all."""
+    started, begin = pair.start(folder, ["train", "--out", folder / "whole", *settings], processes=processes), None
+    while any(p.is_alive() for p in started):
+        if begin is None and count_lines(folder / "whole"):
+            begin = time.monotonic()
+        time.sleep(0.02)
+    outcome = pair.finish(folder, started)
+    assert outcome.codes == [0] * processes, outcome.err
+    assert begin is not None
+    return (time.monotonic() - begin) / KILLS
 
 
 def killed_until_finished(folder: Path, run: Path, settings: list[str], processes: int, patience: float) -> list[int]:
@@ -81,10 +94,8 @@ def killed_until_finished(folder: Path, run: Path, settings: list[str], processe
 @pytest.mark.timeout(1800)
 def test_thirty_kills_leave_no_trace(tmp_path: Path, quick) -> None:
     settings = flags(*quick, *SETTINGS)
-    alone = pair.start(tmp_path, ["train", "--out", tmp_path / "whole", *settings], processes=1)
-    whole = pair.finish(tmp_path, alone, timeout=600)
-    assert whole.codes == [0], whole.err
-    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 1, patience=2.0)
+    patience = uninterrupted(tmp_path, settings, 1)
+    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 1, patience)
     print(f"\n{KILLS} kills; resumed from steps {steps}")
     for name, tensors in last(tmp_path / "whole").items():
         ours, theirs = weights_sha256(last(tmp_path / "killed")[name]), weights_sha256(tensors)
@@ -100,9 +111,8 @@ def test_thirty_kills_leave_no_trace(tmp_path: Path, quick) -> None:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_kills_of_two_processes_leave_no_trace(tmp_path: Path, quick, parallel: str) -> None:
     settings = flags(*quick, *SETTINGS, f"train.parallel={parallel}")
-    whole = pair.finish(tmp_path, pair.start(tmp_path, ["train", "--out", tmp_path / "whole", *settings]), timeout=600)
-    assert whole.codes == [0, 0], whole.err
-    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 2, patience=2.5)
+    patience = uninterrupted(tmp_path, settings, 2)
+    steps = killed_until_finished(tmp_path, tmp_path / "killed", settings, 2, patience)
     print(f"\n{KILLS} kills; resumed from steps {steps}")
     for name, tensors in last(tmp_path / "whole").items():
         ours = last(tmp_path / "killed")[name]

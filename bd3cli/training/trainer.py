@@ -319,7 +319,13 @@ def restore(trainer: Trainer, saved: SavedState | None) -> None:
 
 
 def check_data_unchanged(record: dict[str, Any], trainer: Trainer) -> None:
-    """Refuse to resume on other data than the run began with."""
+    """Refuse to resume on other data, or with another tokenizer, than the run began with."""
+    known, tokenizer = record.get("tokenizer", {}).get("fingerprint"), trainer.tokenizer
+    if known != tokenizer.fingerprint:
+        raise InputError(
+            f"The tokenizer {tokenizer.name!r} is not the one this run began with (fingerprint "
+            f"{tokenizer.fingerprint[:12]}, recorded {str(known)[:12]}). Restore the original, or start a new run."
+        )
     for name, split in (("train", trainer.train), ("validation", trainer.validation)):
         before = record.get("data", {}).get(name, {}).get("fingerprint")
         if before != split.fingerprint:
