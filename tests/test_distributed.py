@@ -22,7 +22,7 @@ from bd3cli.training.reporter import Silent
 from bd3cli.training.trainer import prepare, refuse_unshareable
 
 STEPS = ("train.steps=8", "train.log_every=1", "train.validate_every=4", "train.validate_sequences=33",
-         "train.learning_rate=3e-4", "train.warmup=0", "objective.masking=adaptive:refresh=2")  # fmt: skip
+         "train.learning_rate=3e-4", "train.warmup=0")  # fmt: skip
 
 
 def flags(*overrides: str) -> list[str]:

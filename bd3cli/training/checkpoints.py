@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ class Checkpoint:
                 f"{self.path} holds no optimizer state, since it was imported. Start a run from it: bd3cli finetune."
             )
         try:
-            state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
+            with warnings.catch_warnings():  # what is odd about a file is said by refusing it
+                warnings.simplefilter("ignore")
+                state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
             reason = f"it wants to call {named[1]}, which was not done" if named else "it is no pickle of tensors"
