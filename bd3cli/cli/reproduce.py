@@ -70,39 +70,50 @@ def run(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Local copy of a registered data set; repeatable.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds 0..N-1. [default: the scale's]")] = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw a picture a table.")] = True,
+    plots: Annotated[
+        bool | None, typer.Option("--plots/--no-plots", help="Draw a picture a table. [default: with matplotlib]")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train and measure every row of the tables, and report them beside the published numbers.
 
     Interrupted or repeated, it goes on where it stopped: trainings and measurements that are done are kept.
     """
-    from bd3cli.reproduce.scales import NAMES, get_scale
+    from bd3cli.reproduce.scales import get_scale
     from bd3cli.reproduce.tables import load_table, table_names
 
     chosen = [load_table(name) for name in dict.fromkeys(tables or table_names())]
-    given = local_copies(data or [])
     if scale == "paper":
         from bd3cli.reproduce.paper import commands
 
+        switch = None if plots is None else "--plots" if plots else "--no-plots"
+        given = (("--out", out), ("--data", data), ("--seeds", seeds), (str(switch), switch))
+        refuse_ignored(scale, [name for name, value in given if value is not None])
         listed = [line for table in chosen for line in commands(table)]
         if json:
             emit_json({"scale": "paper", "commands": listed})
         else:
             print("\n".join(listed))
         return
-    if scale not in NAMES:
-        get_scale(scale)
+    chosen_scale = get_scale(scale)
+    if scale == "smoke":
+        refuse_ignored(scale, ["--data"] if data else [])
     from bd3cli.cli.reproduction import ReproductionProgress
+    from bd3cli.reproduce.plots import can_draw
     from bd3cli.reproduce.runner import Request, reproduce
 
+    drawing = can_draw()
+    if plots and not drawing:
+        raise InputError("Pictures need matplotlib. Install it with: python -m pip install 'bd3cli[plot]'")
+    if plots is None and not drawing:
+        notice("no pictures: matplotlib is not installed (python -m pip install 'bd3cli[plot]')")
     request = Request(
         tables=tuple(chosen),
-        scale=get_scale(scale),
+        scale=chosen_scale,
         out=out or Path("reproduction") / scale,
-        data=given,
+        data=local_copies(data or []),
         seeds=seeds,
-        plots=plots,
+        plots=drawing if plots is None else plots,
         command=shlex.join(["bd3cli", *sys.argv[1:]]),
     )
     with ReproductionProgress() as watch:
@@ -122,6 +133,13 @@ def run(
         print(", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)) + " of the published orderings\n"
               if verdicts else "")  # fmt: skip
     print(f"report: {request.out / 'index.html'}")
+
+
+def refuse_ignored(scale: str, options: list[str]) -> None:
+    """An option that a scale would not read is an error."""
+    if options:
+        why = "it prints commands" if scale == "paper" else "every corpus is a slice of the embedded one"
+        raise InputError(f"{options[0]} has no effect at scale {scale}, where {why}. Leave it out.")
 
 
 def local_copies(given: list[str]) -> dict[str, str]:

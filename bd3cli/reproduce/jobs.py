@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bd3cli import __version__
 from bd3cli.data.hashing import digest
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.tables import Objective, Row, Table
+
+JUDGE_SEED = 1000  # no row has it
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class TrainJob:
 
     Attributes:
         corpus: training corpus by its registered name.
+        text: fingerprint of the tokens behind that name; empty where a job is only counted.
         settings: recipe keys and values, data apart, in order.
         parent: the training whose weights this one starts from.
     """
 
     corpus: str
+    text: str
     settings: tuple[tuple[str, Any], ...]
     seed: int
     parent: TrainJob | None = None
@@ -32,7 +37,7 @@ class TrainJob:
     def key(self) -> str:
         """Content hash."""
         parent = self.parent.key if self.parent else None
-        return digest([self.corpus, [list(pair) for pair in self.settings], self.seed, parent])
+        return digest([__version__, self.text, [list(pair) for pair in self.settings], self.seed, parent])
 
     @cached_property
     def slug(self) -> str:
@@ -61,22 +66,28 @@ class TrainJob:
 
 
 def train_job(
-    table: Table, objective: Objective, scale: Scale, seed: int, pretrain: Objective | None = None
+    table: Table, objective: Objective, scale: Scale, seed: int, pretrain: Objective | None = None, text: str = ""
 ) -> TrainJob:
     """The training of one row under one seed; with `pretrain`, the second half of two."""
-    parent = _job(table, pretrain, scale, seed, "pretrain", None) if pretrain else None
-    return _job(table, objective, scale, seed, "finetune" if parent else "whole", parent)
+    parent = _job(table, pretrain, scale, seed, "pretrain", None, text) if pretrain else None
+    return _job(table, objective, scale, seed, "finetune" if parent else "whole", parent, text)
 
 
-def row_jobs(table: Table, row: Row, scale: Scale, seed: int) -> list[TrainJob]:
+def judge_job(table: Table, scale: Scale, text: str = "") -> TrainJob:
+    """The run that rates the samples of a table's models: an ar network of the same budget, a seed of its own."""
+    return train_job(table, {"family": "ar"}, scale, JUDGE_SEED, text=text)
+
+
+def row_jobs(table: Table, row: Row, scale: Scale, seed: int, text: str = "") -> list[TrainJob]:
     """The row's trainings: none for the data themselves, one as a rule, one a candidate for a best-of row."""
     if row.objective is None:
         return []
     if not row.candidates:
-        return [train_job(table, row.objective, scale, seed, row.pretrain)]
+        return [train_job(table, row.objective, scale, seed, row.pretrain, text)]
     alternatives = [{k: v for k, v in candidate.items() if k != "label"} for candidate in row.candidates]
     return [
-        train_job(table, {**row.objective, **alternative}, scale, seed, row.pretrain) for alternative in alternatives
+        train_job(table, {**row.objective, **alternative}, scale, seed, row.pretrain, text)
+        for alternative in alternatives
     ]
 
 
@@ -89,11 +100,20 @@ def trainings(tables: Iterable[Table], scale: Scale, seeds: Iterable[int]) -> li
             for seed in seeds:
                 for job in row_jobs(table, row, scale, seed):
                     found.update((part.key, part) for part in job.chain())
+        if table.kind == "sample-quality":
+            job = judge_job(table, scale)
+            found[job.key] = job
     return list(found.values())
 
 
 def _job(
-    table: Table, objective: Mapping[str, Any], scale: Scale, seed: int, stage: str, parent: TrainJob | None
+    table: Table,
+    objective: Mapping[str, Any],
+    scale: Scale,
+    seed: int,
+    stage: str,
+    parent: TrainJob | None,
+    text: str,
 ) -> TrainJob:
     clip = objective.get("clip")
     settings: dict[str, Any] = {f"objective.{key}": value for key, value in objective.items()}
@@ -104,4 +124,4 @@ def _job(
     settings["train.steps"] = scale.steps_of(stage)
     # one validation, at the end: best and last are then the same weights for every row
     settings["train.validate_every"] = settings["train.checkpoint_every"] = settings["train.steps"]
-    return TrainJob(table.corpus, tuple(sorted(settings.items())), seed, parent)
+    return TrainJob(table.corpus, text, tuple(sorted(settings.items())), seed, parent)

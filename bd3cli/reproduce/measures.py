@@ -19,7 +19,7 @@ from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
 from bd3cli.resolve import Resolved
-from bd3cli.runs import Run
+from bd3cli.runs import Run, read_recipe
 
 Measured = dict[str, Measurement]
 
@@ -31,6 +31,7 @@ class Context:
     Attributes:
         corpus: the text behind a corpus name.
         recipe: a recipe that reads the text behind a corpus name.
+        text: fingerprint of the training tokens behind a corpus name.
         judge: the run that rates samples of a table's models.
     """
 
@@ -38,6 +39,7 @@ class Context:
     store: Store
     corpus: Callable[[str], Corpus]
     recipe: Callable[[str], Resolved]
+    text: Callable[[str], str]
     judge: Callable[[Table], Path]
 
 
@@ -98,34 +100,34 @@ def zero_shot(table: Table, folder: Path, context: Context) -> Measured:
 
 def perplexity(folder: Path, split: Split, context: Context, corpus: Corpus | None = None) -> Measurement:
     """Nats per token of a split of the run's own text or of another corpus, with those of every sequence."""
-    scale = context.scale
-    key = ["likelihood", folder.name, split, scale.sequences, dict(corpus.settings) if corpus else None]
+    wanted, packed = context.scale.sequences, measured_text(folder, split, corpus)
 
     def now() -> Measured:
-        run = Run.load(folder, checkpoint="last")
-        packed = run.split(split) if corpus is None else other_text(run, corpus)
-        result = run.evaluate(packed, sequences=scale.sequences)
-        return {"value": of_likelihood(result)}
+        return {"value": of_likelihood(Run.load(folder, checkpoint="last").evaluate(packed, sequences=wanted))}
+
+    key = ["likelihood", folder.name, packed.fingerprint, wanted]
 
     return context.store.measured(f"likelihood-{folder.name}", key, now)["value"]
 
 
-def other_text(run: Run, corpus: Corpus) -> PackedSplit:
-    """The test split of another corpus, packed as the run was trained."""
-    assert run.recipe is not None
-    settings = {key.removeprefix("data."): value for key, value in corpus.settings.items()}
-    plain: dict[str, Any] = {"train": None, "validation": None, "test": None, "column": None, "max_documents": None}
-    config = replace(run.recipe.data, **(plain | {"detokenize": "auto", "document": "auto"} | settings))
-    return load_split(config, "test", run.recipe.model.length)
+def measured_text(folder: Path, split: Split, corpus: Corpus | None = None) -> PackedSplit:
+    """A split of the run's own text, or of another corpus packed as the run was trained."""
+    recipe = read_recipe(folder)
+    config = recipe.data
+    if corpus is not None:
+        settings = {key.removeprefix("data."): value for key, value in corpus.settings.items()}
+        plain: dict[str, Any] = {"train": None, "validation": None, "test": None, "column": None, "max_documents": None}
+        config = replace(config, **(plain | {"detokenize": "auto", "document": "auto"} | settings))
+    return load_split(config, split, recipe.model.length)
 
 
 def variance(folder: Path, context: Context) -> Measurement:
     """Var. NELBO under the objective the run was trained with, its loss weight aside."""
-    wanted = context.scale.variance_batches
+    wanted, split = context.scale.variance_batches, measured_text(folder, "test")
 
     def now() -> Measured:
         run = Run.load(folder, checkpoint="last")
-        recipe, split = run.require_recipe(), run.split("test")
+        recipe = run.require_recipe()
         scheme = own_scheme(run, recipe)
         assert scheme is not None, "a table that shows variances has no ar row"
         everything = list(range(len(split)))
@@ -135,7 +137,8 @@ def variance(folder: Path, context: Context) -> Measurement:
         ci95 = row["var_nelbo_ci95"]
         return {"value": Measurement(row["var_nelbo"], None if ci95 is None else (ci95[0], ci95[1]))}
 
-    return context.store.measured(f"variance-{folder.name}", ["variance", folder.name, wanted], now)["value"]
+    key = ["variance", folder.name, split.fingerprint, wanted]
+    return context.store.measured(f"variance-{folder.name}", key, now)["value"]
 
 
 def of_likelihood(result: Likelihood) -> Measurement:

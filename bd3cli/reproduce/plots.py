@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.errors import InputError
 from bd3cli.reproduce.report import HEADINGS, TableResult, publications
 
 if TYPE_CHECKING:
@@ -15,20 +14,19 @@ COLOURS = {"ours": "#1f5a96", "paper": "#b5551d", "reproduction": "#6b6b6b"}
 WIDE_RANGE = 20  # a panel whose values span more than this factor has a logarithmic axis
 
 
-def draw(result: TableResult, path: Path) -> Path:
-    """Write the picture as PNG.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            "Pictures need matplotlib. Install it with: python -m pip install 'bd3cli[plot]', or use --no-plots."
-        ) from error
-    matplotlib.use("Agg", force=False)
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def draw(result: TableResult, path: Path) -> Path:
+    """Write the picture as PNG; `can_draw` says beforehand whether that is possible."""
+    from matplotlib.figure import Figure
+
     panels = [
         (measure, who) for measure in result.table.measures for who in ("ours", *publications(result.table, measure))
     ]

@@ -20,11 +20,10 @@ from bd3cli.reproduce import measures
 from bd3cli.reproduce.cells import Cell, Measurement, combine, is_logarithmic
 from bd3cli.reproduce.claims import Outcome, judge
 from bd3cli.reproduce.corpora import Corpus, find_corpus
-from bd3cli.reproduce.jobs import TrainJob, row_jobs, train_job, trainings
+from bd3cli.reproduce.jobs import TrainJob, judge_job, row_jobs, trainings
 from bd3cli.reproduce.page import page
 from bd3cli.reproduce.plots import draw
 from bd3cli.reproduce.report import TableResult, markdown
-from bd3cli.reproduce.sampled import JUDGE_SEED
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
@@ -105,17 +104,26 @@ def reproduce(request: Request, watch: Watch) -> Finished:
     return Finished(tuple(results))
 
 
+@dataclass(frozen=True)
+class Text:
+    """Fingerprint of the training tokens behind a corpus name; or, where they cannot be had, why."""
+
+    fingerprint: str
+    missing: str = ""
+
+
 @dataclass
 class Work:
     """A reproduction under way."""
 
     request: Request
     watch: Watch
-    _missing: dict[str, str] = field(default_factory=dict)  # corpora that cannot be had, and why
+    _texts: dict[str, Text] = field(default_factory=dict)
+    _counted: set[str] = field(default_factory=set)  # trainings whose cost the bar has seen
 
     def __post_init__(self) -> None:
         self.store = Store(self.request.out)
-        self.context = measures.Context(self.request.scale, self.store, self.corpus, self.recipe, self.judge)
+        self.context = measures.Context(self.request.scale, self.store, self.corpus, self.recipe, self.text, self.judge)
 
     def cost(self) -> int:
         """Units of everything the tables need, done or not."""
@@ -134,8 +142,8 @@ class Work:
         return _recipe({**self.corpus(corpus).settings, "data.tokenizer": tokenizer})
 
     def judge(self, table: Table) -> Path:
-        """The run that rates the samples of a table's models: an ar network of the same budget, another seed."""
-        return self.trained(train_job(table, {"family": "ar"}, self.request.scale, JUDGE_SEED))
+        """The run that rates the samples of a table's models."""
+        return self.trained(judge_job(table, self.request.scale, self.text(table.corpus)))
 
     def table(self, table: Table) -> TableResult:
         clock, seeds = time.perf_counter(), self.request.chosen_seeds
@@ -155,31 +163,36 @@ class Work:
 
     def row(self, table: Table, row: Row, seed: int) -> dict[str, Measurement]:
         """Train what the row needs under one seed, and measure it."""
-        reason = self.unavailable(table.corpus)
-        if reason is not None:
-            return {measure: Measurement(None, note=reason) for measure in table.measures}
-        runs = [self.trained(job) for job in row_jobs(table, row, self.request.scale, seed)]
+        found = self.found(table.corpus)
+        if found.missing:
+            return {measure: Measurement(None, note=found.missing) for measure in table.measures}
+        runs = [self.trained(job) for job in row_jobs(table, row, self.request.scale, seed, found.fingerprint)]
         self.watch.doing(f"{table.name}: measuring {row.title}, seed {seed}")
-        found = measures.measure(table, row, runs, seed, self.context)
+        measured = measures.measure(table, row, runs, seed, self.context)
         self.watch.advance(measuring_cost(table, self.request.scale))
-        return found
+        return measured
 
-    def unavailable(self, corpus: str) -> str | None:
-        """Why a corpus cannot be had, or None when it can."""
-        if corpus not in self._missing:
+    def found(self, corpus: str) -> Text:
+        """The training tokens behind a corpus name, or why there are none."""
+        if corpus not in self._texts:
             try:
-                load_split(self.recipe(corpus).recipe.data, "train", self.request.scale.lengths[corpus])
-                self._missing[corpus] = ""
+                split = load_split(self.recipe(corpus).recipe.data, "train", self.request.scale.lengths[corpus])
+                self._texts[corpus] = Text(split.fingerprint)
             except InputError as error:
-                self._missing[corpus] = f"no data: {error}"
-        return self._missing[corpus] or None
+                self._texts[corpus] = Text("", f"no data: {error}")
+        return self._texts[corpus]
+
+    def text(self, corpus: str) -> str:
+        return self.found(corpus).fingerprint
 
     def trained(self, job: TrainJob) -> Path:
         """The run directory of a training, trained now unless it is there already."""
         parent = self.trained(job.parent) if job.parent else None
         folder, state = self.store.run(job), self.store.state(job)
+        new = job.key not in self._counted
+        self._counted.add(job.key)
         if state == "finished":
-            self.watch.advance(0)
+            self.watch.advance(training_cost(job) if new else 0)
             return folder
         if state == "absent":
             self.store.clear(job)

@@ -19,16 +19,14 @@ if TYPE_CHECKING:
     from bd3cli.reproduce.measures import Context
 
 NUCLEUS = 0.9  # of samples that are judged
-JUDGE_SEED = 1000  # of the judge's training: none of the rows has it
 
 
 def length_stats(table: Table, runs: list[Path], seed: int, context: Context) -> dict[str, Measurement]:
     """Median and longest document of the training text (no run), or of samples drawn until EOS."""
     scale = context.scale
     if not runs:
-        source = context.corpus(table.corpus)
-        key = ["lengths", dict(source.settings), scale.settings["data.tokenizer"]]
-        return context.store.measured(f"lengths-{table.corpus}", key, lambda: _of_data(context.recipe(table.corpus)))
+        recipe, text = context.recipe(table.corpus), context.text(table.corpus)
+        return context.store.measured(f"lengths-{table.corpus}", ["lengths", text], lambda: _of_data(recipe))
     folder = runs[0]
     key = ["lengths", folder.name, scale.samples, scale.cap, seed]
     return context.store.measured(f"lengths-{folder.name}", key, lambda: _of_samples(folder, seed, context))

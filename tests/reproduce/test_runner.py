@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_a_table_is_trained_measured_and_reported_once(tmp_path: Path, instant: 
     (repeated,) = reproduce(request, again).results
     assert not trained(again)
     assert repeated.cells == result.cells
+    assert again.units == pytest.approx(again.total)  # what is reused counts as done
 
     document = json.loads((tmp_path / "single-token.json").read_text())
     assert document["schema"] == 1
@@ -103,6 +105,53 @@ def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale) -> N
     assert cell.value is None
     assert "no data" in cell.notes[0]
     assert {outcome.verdict for outcome in result.outcomes} == {"no data"}
+
+
+def test_other_text_under_the_same_name_is_trained_and_measured_anew(tmp_path: Path, instant: Scale) -> None:
+    table = load_table("single-token")
+    table = replace(table, rows=table.rows[:1], claims=())
+    scale = replace(instant, name="cpu", seeds=(0,))
+    text = tmp_path / "sentences.txt"
+    values = []
+    for word in ("alpha", "omega"):
+        text.write_text("".join(f"{word} number {i} of many sentences\n" for i in range(400)))
+        log = Log()
+        request = Request((table,), scale, tmp_path / "out", data={"lm1b": str(text)}, plots=False)
+        (result,) = reproduce(request, log).results
+        assert len(trained(log)) == 1
+        values.append(result.cells["ar"]["ppl"].value)
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--scale", "smoke", "--data", "lm1b=."), "--data has no effect at scale smoke"),
+        (("--scale", "paper", "--seeds", "2"), "--seeds has no effect at scale paper"),
+        (("--scale", "paper", "--out", "x"), "--out has no effect at scale paper"),
+        (("--scale", "paper", "--no-plots"), "--no-plots has no effect at scale paper"),
+        (("--scale", "tiny"), "There is no scale 'tiny'"),
+    ],
+)
+def test_options_without_effect_are_refused(cli, arguments, message) -> None:  # type: ignore[no-untyped-def]
+    outcome = cli("reproduce", "run", "single-token", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_pictures_are_left_out_where_they_cannot_be_drawn_and_refused_before_any_work(
+    cli, tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+) -> None:
+    monkeypatch.setitem(SCALES, "smoke", replace(instant, seeds=(0,)))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    outcome = cli("reproduce", "run", "single-token", "--out", tmp_path / "a", "--plots")
+    assert outcome.code == 2
+    assert "need matplotlib" in outcome.err
+    assert not (tmp_path / "a").exists()
+    outcome = cli("reproduce", "run", "single-token", "--out", tmp_path / "b")
+    assert outcome.code == 0
+    assert "no pictures" in outcome.err
+    assert (tmp_path / "b" / "index.html").is_file()
 
 
 def test_slices_of_the_embedded_corpus_do_not_overlap() -> None:
