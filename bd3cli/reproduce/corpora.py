@@ -57,8 +57,8 @@ def find_corpus(name: str, scale: str, given: Mapping[str, str], folder: Path) -
     if path is None:
         return Corpus(name, source, {"data.name": actual})
     info = REGISTERED[actual]
-    settings = {"data.name": path, "data.detokenize": info.detokenizer, "data.document": info.unit}
-    return Corpus(name, f"{source} (local copy)", settings)
+    local = {"data.name": str(Path(path).absolute()), "data.detokenize": info.detokenizer, "data.document": info.unit}
+    return Corpus(name, f"{source} (local copy)", local)
 
 
 def slice_settings(name: str, folder: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def slice_settings(name: str, folder: Path) -> dict[str, Any]:
             start += share
             lines = "".join(json.dumps({"text": text}) + "\n" for text in chosen)
             (target / f"{part}.jsonl").write_text(lines, encoding="utf-8")
-    return {"data.name": str(target)}
+    return {"data.name": str(target.absolute())}  # the runs read it from any working directory
 
 
 def slices() -> dict[str, list[str]]:

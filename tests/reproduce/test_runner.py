@@ -123,6 +123,23 @@ def test_other_text_under_the_same_name_is_trained_and_measured_anew(tmp_path: P
     assert values[0] != values[1]
 
 
+def test_it_goes_on_from_another_working_directory(
+    tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = load_table("single-token")
+    scale = replace(instant, seeds=(0,))
+    monkeypatch.chdir(tmp_path)
+    first = replace(table, rows=table.rows[:1], claims=())
+    reproduce(Request((first,), scale, Path("out"), plots=False), Log())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    log = Log()
+    more = replace(table, rows=table.rows[:2], claims=())
+    (result,) = reproduce(Request((more,), replace(scale, sequences=6), Path("../out"), plots=False), log).results
+    assert len(trained(log)) == 1  # the second row
+    assert result.cells["ar"]["ppl"].value is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
