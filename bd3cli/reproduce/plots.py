@@ -68,7 +68,9 @@ def _panel(axis: Axes, result: TableResult, measure: str, who: str) -> None:
     if points and min(points) > 0 and max(points) / min(points) > WIDE_RANGE:
         from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
-        axis.set_xscale("log")
+        # an interval of a heavy-tailed variance may reach below 0: it then runs off the axis
+        axis.set_xscale("log", nonpositive="clip")
+        axis.set_xlim(min(points) / 1.5, max(points) * 1.5)
         axis.xaxis.set_major_locator(LogLocator(numticks=5))
         axis.xaxis.set_major_formatter(LogFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -95,6 +97,6 @@ def _own(axis: Axes, y: int, cell: Any) -> list[float]:
     points = [cell.value]
     if cell.ci95 is not None:
         axis.plot(cell.ci95, [y, y], "-", color=COLOURS["ours"], lw=1.4, solid_capstyle="butt")
-        points += list(cell.ci95)
+        points += [end for end in cell.ci95 if end > 0]
     axis.plot([cell.value], [y], "o", ms=4.5, color=COLOURS["ours"])
     return points
