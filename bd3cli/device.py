@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -59,3 +61,15 @@ def _cpu_multiplies_bf16() -> bool:
     describe: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer torch only
     capabilities = describe()
     return any(capabilities.get(key, False) for key in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def processor_name(device: str = "cpu") -> str:
+    """The model of what computes: of the accelerator for ``cuda``, else of the CPU where the system tells."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bd3cli.allocator import keep_freed_memory
 from bd3cli.attention.dispatch import block_attention, choose_backend
+from bd3cli.device import processor_name
 from bd3cli.errors import InputError
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -250,11 +250,5 @@ def _quartiles(values: list[float]) -> list[float]:
 
 
 def _hardware(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    )
-    name = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    name = processor_name(device)
+    return name if device == "cuda" else f"{name} ({torch.backends.cpu.get_cpu_capability()})"

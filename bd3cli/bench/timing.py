@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from bd3cli.device import processor_name
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -86,22 +88,13 @@ def threads(count: int) -> Iterator[None]:
 def environment() -> dict[str, Any]:
     """Hardware and versions, for the record beside every figure."""
     return {
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": processor_name("cuda" if torch.cuda.is_available() else "cpu"),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "method": "interleaved repeats in one process after one warm-up each; medians; ratio of medians with the "
         "quartiles of the ratios within each turn",
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _resident(status: Path, field: str) -> int:

@@ -70,6 +70,10 @@ def run(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Local copy of a registered data set; repeatable.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds 0..N-1. [default: the scale's]")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Worker processes. [default: a core each; 1 with an accelerator]"),
+    ] = None,
     plots: Annotated[
         bool | None, typer.Option("--plots/--no-plots", help="Draw a picture a table. [default: with matplotlib]")
     ] = None,
@@ -87,7 +91,7 @@ def run(
         from bd3cli.reproduce.paper import commands
 
         switch = None if plots is None else "--plots" if plots else "--no-plots"
-        given = (("--out", out), ("--data", data), ("--seeds", seeds), (str(switch), switch))
+        given = (("--out", out), ("--data", data), ("--seeds", seeds), ("--jobs", jobs), (str(switch), switch))
         refuse_ignored(scale, [name for name, value in given if value is not None])
         listed = [line for table in chosen for line in commands(table)]
         if json:
@@ -100,7 +104,9 @@ def run(
         refuse_ignored(scale, ["--data"] if data else [])
     from bd3cli.cli.reproduction import ReproductionProgress
     from bd3cli.reproduce.plots import can_draw
-    from bd3cli.reproduce.runner import Request, reproduce
+    from bd3cli.reproduce.pool import default_jobs
+    from bd3cli.reproduce.request import Request
+    from bd3cli.reproduce.runner import reproduce
 
     drawing = can_draw()
     if plots and not drawing:
@@ -113,6 +119,7 @@ def run(
         out=out or Path("reproduction") / scale,
         data=local_copies(data or []),
         seeds=seeds,
+        jobs=jobs or default_jobs(),
         plots=drawing if plots is None else plots,
         command=shlex.join(["bd3cli", *sys.argv[1:]]),
     )
@@ -127,7 +134,7 @@ def run(
     for result in finished.results:
         from bd3cli.reproduce.report import body, columns
 
-        print_table(columns(result.table), [[c.replace("&nbsp;", " ") for c in row] for row in body(result)],
+        print_table(columns(result), [[c.replace("&nbsp;", " ") for c in row] for row in body(result)],
                     title=f"{result.table.name}: {result.table.title}")  # fmt: skip
         verdicts = [outcome.verdict for outcome in result.outcomes]
         print(", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)) + " of the published orderings\n"

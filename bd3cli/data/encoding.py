@@ -65,7 +65,7 @@ def encode_documents(
     if workers == 0:
         # Bytes are only copied, and the tokenizers of `transformers` have threads of their own.
         alone = (tokenizer.name == "bytes" and detokenizer == "none") or tokenizer.name.startswith("hf:")
-        workers = 1 if alone or documents.nbytes < WORTH_PROCESSES else _cores()
+        workers = 1 if alone or documents.nbytes < WORTH_PROCESSES else available_cores()
     # A detokenizer looks across lines, so only without one may a document come in pieces.
     in_pieces = tokenizer.cuts_safely and detokenizer == "none"
     batches = _batches(documents.pieces(PIECE) if in_pieces else ((text, True) for text in documents))
@@ -113,7 +113,8 @@ def _pieces(encoded: Iterable[Encoded], read: Callable[[int], None]) -> Iterator
             begun = begun and not end
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ class Outcome:
         ci95: its 95% interval, None where one value a row leaves none.
         p: two-sided p-value, None with the interval.
         paired_over: what the pairs are: ``seeds`` or ``sequences``; empty where there is no test.
+        needed: of an undecided claim, how many pairs would make a difference of this size significant.
     """
 
     claim: Claim
@@ -34,6 +36,7 @@ class Outcome:
     ci95: tuple[float, float] | None = None
     p: float | None = None
     paired_over: str = ""
+    needed: int | None = None
 
 
 def judge(
@@ -71,4 +74,12 @@ def _decided(claim: Claim, difference: Mean, pairs: str) -> Outcome:
         verdict = "undecided"
     else:
         verdict = "holds" if difference.value < 0 else "fails"
-    return Outcome(claim, verdict, difference.value, difference.ci95, difference.p_value, pairs)
+    needed = pairs_needed(difference) if verdict == "undecided" else None
+    return Outcome(claim, verdict, difference.value, difference.ci95, difference.p_value, pairs, needed)
+
+
+def pairs_needed(difference: Mean, most: int = 1000) -> int | None:
+    """The fewest pairs that would make a mean of this size and spread significant; None where `most` would not."""
+    spread = difference.stderr * math.sqrt(difference.n)
+    counts = range(difference.n, most + 1)
+    return next((n for n in counts if Mean(difference.value, spread / math.sqrt(n), n).p_value < SIGNIFICANT), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,21 +89,6 @@ def row_jobs(table: Table, row: Row, scale: Scale, seed: int, text: str = "") ->
         train_job(table, {**row.objective, **alternative}, scale, seed, row.pretrain, text)
         for alternative in alternatives
     ]
-
-
-def trainings(tables: Iterable[Table], scale: Scale, seeds: Iterable[int]) -> list[TrainJob]:
-    """Every training the tables need, once, parents before children."""
-    found: dict[str, TrainJob] = {}
-    seeds = list(seeds)
-    for table in tables:
-        for row in table.rows:
-            for seed in seeds:
-                for job in row_jobs(table, row, scale, seed):
-                    found.update((part.key, part) for part in job.chain())
-        if table.kind == "sample-quality":
-            job = judge_job(table, scale)
-            found[job.key] = job
-    return list(found.values())
 
 
 def _job(

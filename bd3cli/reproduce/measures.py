@@ -32,7 +32,6 @@ class Context:
         corpus: the text behind a corpus name.
         recipe: a recipe that reads the text behind a corpus name.
         text: fingerprint of the training tokens behind a corpus name.
-        judge: the run that rates samples of a table's models.
     """
 
     scale: Scale
@@ -40,21 +39,22 @@ class Context:
     corpus: Callable[[str], Corpus]
     recipe: Callable[[str], Resolved]
     text: Callable[[str], str]
-    judge: Callable[[Table], Path]
 
 
-def measure(table: Table, row: Row, runs: list[Path], seed: int, context: Context) -> Measured:
+def measure(table: Table, row: Row, runs: list[Path], judge: Path | None, seed: int, context: Context) -> Measured:
     """Every measure of a row under one seed.
 
     Args:
         runs: the trained run, one for each candidate of a best-of row, none for the data themselves.
+        judge: the run that rates samples, where the table has them rated.
     """
     if table.kind == "zero-shot":
         return zero_shot(table, runs[0], context)
     if table.kind == "length-stats":
         return length_stats(table, runs, seed, context)
     if table.kind == "sample-quality":
-        return sample_quality(table, runs[0], seed, context)
+        assert judge is not None
+        return sample_quality(runs[0], judge, seed, context)
     if table.kind == "best-of":
         return best_of(table, row, runs, context)
     return likelihoods(table, runs[0], context)

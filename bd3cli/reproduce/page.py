@@ -44,7 +44,7 @@ def page(results: Sequence[TableResult], pictures: Mapping[str, Path]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Block diffusion tables, scale {scale}</title><style>{STYLE}</style></head><body><main>"
         f"<h1>Published tables of block diffusion, run again (scale {scale})</h1>"
-        '<p class="soft">Ours beside the paper\'s and the student reproduction\'s figures. Perplexities of different '
+        "<p class=\"soft\">Ours beside the paper's and the student reproduction's figures. Perplexities of different "
         "scales are not comparable with each other; orderings are.</p>"
         f"<nav>{links}</nav>{sections}</main></body></html>\n"
     )
@@ -55,7 +55,7 @@ def _section(result: TableResult, picture: Path | None) -> str:
     parts = [
         f'<section id="{table.name}"><h2>{html.escape(table.title)}</h2>',
         f'<p class="soft">{html.escape(table.source)}. {html.escape(summary(result.provenance)).replace("`", "")}</p>',
-        _table(columns(table), [[cell.replace("&nbsp;", "\u00a0") for cell in row] for row in body(result)]),
+        _table(columns(result), [[cell.replace("&nbsp;", "\u00a0") for cell in row] for row in body(result)]),
     ]
     if picture is not None:
         encoded = base64.b64encode(picture.read_bytes()).decode()

@@ -69,7 +69,7 @@ def markdown(result: TableResult) -> str:
     table = result.table
     lines = [f"# {table.title}", "", f"`{table.name}` after {table.source}.", ""]
     lines += [summary(result.provenance), ""]
-    lines += ["| " + " | ".join(columns(table)) + " |", "|" + "---|" * len(columns(table))]
+    lines += ["| " + " | ".join(columns(result)) + " |", "|" + "---|" * len(columns(result))]
     lines += ["| " + " | ".join(cells) + " |" for cells in body(result)]
     if result.outcomes:
         lines += ["", "## Orderings", "", "| claim | here | difference | p |", "|---|---|---|---|"]
@@ -81,12 +81,14 @@ def markdown(result: TableResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns(table: Table) -> list[str]:
+def columns(result: TableResult) -> list[str]:
     """Headings of the table's columns; a publication without figures has none."""
     out = ["model"]
-    for measure in table.measures:
+    for measure in result.table.measures:
         name = HEADINGS.get(measure, measure)
-        out += [f"{name}, ours (95%)"] + [f"{name}, {who}" for who in publications(table, measure)]
+        known = any(cells[measure].ci95 is not None for cells in result.cells.values())
+        out += [f"{name}, ours (95%)" if known else f"{name}, ours"]
+        out += [f"{name}, {who}" for who in publications(result.table, measure)]
     return out
 
 
@@ -143,6 +145,9 @@ def claim_cells(table: Table, outcome: Outcome) -> list[str]:
     if outcome.ci95:
         difference += f" ({outcome.ci95[0]:+.4f} to {outcome.ci95[1]:+.4f})"
     p = "-" if outcome.p is None else (f"{outcome.p:.2g} over {outcome.paired_over}")
+    if outcome.verdict == "undecided" and outcome.p is not None:
+        enough = f"about {outcome.needed:,}" if outcome.needed else "more than 1,000"
+        p += f"; {enough} would settle a difference of this size"
     return [text, outcome.verdict, difference, p]
 
 
@@ -174,7 +179,12 @@ def facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("command", f"`{provenance['command']}`"),
         ("text", corpora),
+        ("network and training", ", ".join(f"{key} = {value}" for key, value in provenance["settings"].items())),
         ("versions", versions),
         ("machine", provenance["machine"]),
-        ("computing time", f"{provenance['seconds'] / 60:.1f} minutes, trainings shared with other tables included"),
+        (
+            "trainings",
+            f"{provenance['trainings']}, those shared with other tables included; "
+            f"{provenance['seconds'] / 60:.0f} minutes in all, {provenance['jobs']} at a time",
+        ),
     ]

@@ -32,9 +32,8 @@ def length_stats(table: Table, runs: list[Path], seed: int, context: Context) ->
     return context.store.measured(f"lengths-{folder.name}", key, lambda: _of_samples(folder, seed, context))
 
 
-def sample_quality(table: Table, folder: Path, seed: int, context: Context) -> dict[str, Measurement]:
+def sample_quality(folder: Path, judge: Path, seed: int, context: Context) -> dict[str, Measurement]:
     """Generative perplexity and evaluations of samples of one and of two contexts, and their token entropy."""
-    judge = context.judge(table)
     key = ["quality", folder.name, judge.name, context.scale.samples, seed, NUCLEUS]
     return context.store.measured(f"quality-{folder.name}", key, lambda: _quality(folder, judge, seed, context))
 

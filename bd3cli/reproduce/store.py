@@ -42,6 +42,14 @@ class Store:
         """Remove a training that came to nothing."""
         shutil.rmtree(self.run(job), ignore_errors=True)
 
+    def add_seconds(self, job: TrainJob, seconds: float) -> None:
+        """Keep with a training how long it took, over all times it was taken up."""
+        RunDirectory(self.run(job)).update_record(seconds=round(self.seconds(job) + seconds, 1))
+
+    def seconds(self, job: TrainJob) -> float:
+        """How long a training took."""
+        return float(RunDirectory(self.run(job)).read_record().get("seconds", 0.0))
+
     def measured(self, name: str, key: object, measure: Callable[[], dict[str, Measurement]]) -> dict[str, Measurement]:
         """The measurements under `key`, from disk or made now.
 

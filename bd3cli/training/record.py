@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from bd3cli import __version__
+from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins, metadata_version
 from bd3cli.registry import Registry
@@ -194,7 +195,7 @@ def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, A
         "uses": used_plugins(resolved),
         "machine": {
             "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

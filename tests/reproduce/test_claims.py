@@ -29,6 +29,21 @@ def test_a_difference_in_the_noise_decides_nothing() -> None:
     assert judge(EQUAL, a, b).verdict == "holds"
 
 
+def test_how_many_seeds_would_settle_it() -> None:
+    a, b = [1.0, 1.2, 0.8, 1.0], [1.1, 1.15, 0.95, 1.0]
+    needed = judge(LESS, a, b).needed
+    assert needed is not None
+    differences = np.subtract(a, b)
+    scale = differences.std(ddof=1)
+
+    def p(n: int) -> float:
+        return float(2 * stats.t.sf(abs(differences.mean()) / (scale / np.sqrt(n)), n - 1))
+
+    assert p(needed) < 0.05 <= p(needed - 1)
+    assert judge(LESS, [1.0, 2.0, 3.0], [1.1, 1.9, 3.0]).needed is None  # the mean difference is zero
+    assert judge(LESS, a, [x + 1 for x in a]).needed is None  # decided
+
+
 def test_one_seed_is_paired_over_sequences_of_equal_length_like_a_t_test() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(100, 10, 40)

@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bd3cli.reproduce import runner
+from bd3cli.reproduce import work
 from bd3cli.reproduce.corpora import slices
-from bd3cli.reproduce.runner import Request, reproduce
+from bd3cli.reproduce.request import Interrupted, Request
+from bd3cli.reproduce.runner import reproduce
 from bd3cli.reproduce.scales import SCALES, Scale
 from bd3cli.reproduce.tables import load_table
 
 
-class Log:
-    """A watch that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.total, self.units, self.lines = 0, 0.0, []  # type: ignore[var-annotated]
-
-    def begin(self, total: int) -> None:
-        self.total = total
-
-    def doing(self, text: str) -> None: ...
-
-    def advance(self, units: float) -> None:
-        self.units += units
-
-    def done(self, text: str) -> None:
-        self.lines.append(text)
-
-
-@pytest.fixture(scope="module")
-def instant() -> Scale:
-    smoke = SCALES["smoke"]
-    small = {"model.hidden_size": 16, "model.heads": 2, "model.blocks": 1, "train.batch_size": 4}
-    return replace(
-        smoke, settings={**smoke.settings, **small}, lengths={"lm1b": 32, "openwebtext": 32}, steps=4, sequences=8,
-        variance_batches=2, seeds=(0, 1),
-    )  # fmt: skip
-
-
-def trained(log: Log) -> list[str]:
+def trained(log: Any) -> list[str]:
     return [line for line in log.lines if line.startswith("trained")]
 
 
-def test_a_table_is_trained_measured_and_reported_once(tmp_path: Path, instant: Scale) -> None:
+def test_a_table_is_trained_measured_and_reported_once(
+    tmp_path: Path, instant: Scale, new_log: Callable[[], Any]
+) -> None:
     request = Request((load_table("single-token"),), instant, tmp_path, plots=False, command="bd3cli reproduce run")
-    log = Log()
+    log = new_log()
     (result,) = reproduce(request, log).results
     assert len(trained(log)) == 8  # four rows, two seeds
     assert log.units == pytest.approx(log.total)
@@ -58,7 +35,7 @@ def test_a_table_is_trained_measured_and_reported_once(tmp_path: Path, instant: 
     values = {cell.value for row in result.cells.values() for cell in row.values()}
     assert len(values) == 4  # no two rows share a number
 
-    again = Log()
+    again = new_log()
     (repeated,) = reproduce(request, again).results
     assert not trained(again)
     assert repeated.cells == result.cells
@@ -75,39 +52,41 @@ def test_a_table_is_trained_measured_and_reported_once(tmp_path: Path, instant: 
 
 
 def test_an_interrupted_table_goes_on_where_it_stopped(
-    tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, instant: Scale, new_log: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = replace(load_table("single-token"), rows=load_table("single-token").rows[:2], claims=())
     request = Request((table,), instant, tmp_path, plots=False)
-    real, calls = runner.train, []
+    real, calls = work.train, []
 
     def stop_at_third(*args: object, **kwargs: object) -> object:
         calls.append(args[1])
         if len(calls) == 3:
-            raise runner.Interrupted(2)
+            raise Interrupted(2)
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "train", stop_at_third)
-    finished = reproduce(request, Log())
+    monkeypatch.setattr(work, "train", stop_at_third)
+    finished = reproduce(request, new_log())
     assert (finished.signal, finished.results) == (2, ())
     monkeypatch.undo()
     monkeypatch.setenv("BD3CLI_CACHE", str(tmp_path / "cache"))
-    log = Log()
+    log = new_log()
     assert reproduce(request, log).results
     assert len(trained(log)) == 2  # of four
 
 
-def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale) -> None:
+def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale, new_log: Callable[[], Any]) -> None:
     scale = replace(instant, name="cpu", seeds=(0,))
     request = Request((load_table("single-token"),), scale, tmp_path, plots=False)
-    (result,) = reproduce(request, Log()).results
+    (result,) = reproduce(request, new_log()).results
     cell = result.cells["ar"]["ppl"]
     assert cell.value is None
     assert "no data" in cell.notes[0]
     assert {outcome.verdict for outcome in result.outcomes} == {"no data"}
 
 
-def test_other_text_under_the_same_name_is_trained_and_measured_anew(tmp_path: Path, instant: Scale) -> None:
+def test_other_text_under_the_same_name_is_trained_and_measured_anew(
+    tmp_path: Path, instant: Scale, new_log: Callable[[], Any]
+) -> None:
     table = load_table("single-token")
     table = replace(table, rows=table.rows[:1], claims=())
     scale = replace(instant, name="cpu", seeds=(0,))
@@ -115,7 +94,7 @@ def test_other_text_under_the_same_name_is_trained_and_measured_anew(tmp_path: P
     values = []
     for word in ("alpha", "omega"):
         text.write_text("".join(f"{word} number {i} of many sentences\n" for i in range(400)))
-        log = Log()
+        log = new_log()
         request = Request((table,), scale, tmp_path / "out", data={"lm1b": str(text)}, plots=False)
         (result,) = reproduce(request, log).results
         assert len(trained(log)) == 1
@@ -124,16 +103,16 @@ def test_other_text_under_the_same_name_is_trained_and_measured_anew(tmp_path: P
 
 
 def test_it_goes_on_from_another_working_directory(
-    tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, instant: Scale, new_log: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = load_table("single-token")
     scale = replace(instant, seeds=(0,))
     monkeypatch.chdir(tmp_path)
     first = replace(table, rows=table.rows[:1], claims=())
-    reproduce(Request((first,), scale, Path("out"), plots=False), Log())
+    reproduce(Request((first,), scale, Path("out"), plots=False), new_log())
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    log = Log()
+    log = new_log()
     more = replace(table, rows=table.rows[:2], claims=())
     (result,) = reproduce(Request((more,), replace(scale, sequences=6), Path("../out"), plots=False), log).results
     assert len(trained(log)) == 1  # the second row
@@ -157,7 +136,10 @@ def test_options_without_effect_are_refused(cli, arguments, message) -> None:  #
 
 
 def test_pictures_are_left_out_where_they_cannot_be_drawn_and_refused_before_any_work(
-    cli, tmp_path: Path, instant: Scale, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+    cli,
+    tmp_path: Path,
+    instant: Scale,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
 ) -> None:
     monkeypatch.setitem(SCALES, "smoke", replace(instant, seeds=(0,)))
     monkeypatch.setitem(sys.modules, "matplotlib", None)

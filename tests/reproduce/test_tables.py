@@ -8,11 +8,17 @@ import pytest
 
 from bd3cli.errors import InputError
 from bd3cli.reproduce.cells import Measurement, combine
-from bd3cli.reproduce.jobs import row_jobs, train_job, trainings
+from bd3cli.reproduce.jobs import TrainJob, row_jobs, train_job
 from bd3cli.reproduce.scales import SCALES
-from bd3cli.reproduce.tables import load_table, parse_claims, table_names
+from bd3cli.reproduce.tables import Table, load_table, parse_claims, table_names
+from bd3cli.reproduce.tasks import Measuring, Text, Training, plan
 from bd3cli.resolve import resolve
-from bd3cli.training.finetune import finetune_recipe  # noqa: F401  (rows with two stages need it)
+
+TEXTS = {"lm1b": Text("one"), "openwebtext": Text("another")}
+
+
+def trainings(tables: list[Table], scale: str = "smoke", seeds: tuple[int, ...] = (0,)) -> list[TrainJob]:
+    return [task.job for task in plan(tables, SCALES[scale], seeds, TEXTS) if isinstance(task, Training)]
 
 
 @pytest.mark.parametrize("name", table_names())
@@ -31,30 +37,43 @@ def test_every_row_of_a_table_sees_the_same_number_of_steps() -> None:
         for name in table_names():
             table = load_table(name)
             totals = {
-                sum(part.steps for part in job.chain())
-                for row in table.rows
-                for job in row_jobs(table, row, scale, 0)
+                sum(part.steps for part in job.chain()) for row in table.rows for job in row_jobs(table, row, scale, 0)
             }
             assert totals == {scale.steps}
 
 
 def test_rows_that_agree_share_one_training() -> None:
-    scale = SCALES["smoke"]
     clipped, noise = load_table("clipped-schedules"), load_table("noise-schedules")
-    both = trainings([clipped, noise], scale, [0])
-    alone = [*trainings([clipped], scale, [0]), *trainings([noise], scale, [0])]
-    shared = {job.key for job in trainings([clipped], scale, [0])} & {job.key for job in trainings([noise], scale, [0])}
+    both = trainings([clipped, noise])
+    alone = [*trainings([clipped]), *trainings([noise])]
+    shared = {job.key for job in trainings([clipped])} & {job.key for job in trainings([noise])}
     # MDLM pretraining, and the linear and U[.3, .8] rows of both block sizes
     assert len(shared) == 5
     assert len(both) == len(alone) - len(shared)
     assert len({job.slug for job in both}) == len(both)
 
 
-def test_a_parent_comes_before_its_children() -> None:
-    seen: set[str] = set()
-    for job in trainings([load_table(name) for name in table_names()], SCALES["cpu"], [0, 1]):
-        assert job.parent is None or job.parent.key in seen
-        seen.add(job.key)
+def test_tables_of_different_text_share_nothing() -> None:
+    lm1b, owt = load_table("lm1b-families"), load_table("owt-families")
+    assert len(trainings([lm1b, owt])) == len(trainings([lm1b])) + len(trainings([owt]))
+
+
+def test_what_a_task_needs_stands_before_it_and_every_cell_is_measured_once() -> None:
+    tables = [load_table(name) for name in table_names()]
+    tasks, seen = plan(tables, SCALES["cpu"], (0, 1), TEXTS), set[str]()
+    for task in tasks:
+        assert seen.issuperset(task.needs)
+        assert task.name not in seen
+        seen.add(task.name)
+    measured = [task for task in tasks if isinstance(task, Measuring)]
+    assert len(measured) == 2 * sum(len(table.rows) for table in tables)
+
+
+def test_without_text_nothing_is_trained() -> None:
+    table = load_table("single-token")
+    tasks = plan([table], SCALES["cpu"], (0,), {"lm1b": Text("", "no data: none here")})
+    assert [type(task) for task in tasks] == [Measuring] * len(table.rows)
+    assert not any(task.needs for task in tasks)
 
 
 def test_seed_scale_clip_and_parent_decide_the_training() -> None:
