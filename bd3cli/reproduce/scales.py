@@ -71,9 +71,9 @@ SCALES = {
             description="two CPU cores, at most about 45 minutes a table; WikiText-2 stands in for OpenWebText",
             settings=SMALL
             | {
-                "model.hidden_size": 128, "model.blocks": 2, "model.heads": 2, "model.cond_dim": 32,
-                "train.batch_size": 16, "train.learning_rate": 3e-3, "train.warmup": 60, "train.ema": 0.98,
-                "train.precision": "auto", "train.validate_sequences": 64,
+                "model.hidden_size": 128, "model.blocks": 2, "model.heads": 4, "model.cond_dim": 32,
+                "train.batch_size": 16, "train.learning_rate": 1.5e-3, "train.warmup": 30, "train.beta2": 0.95,
+                "train.ema": 0.98, "train.precision": "auto", "train.validate_sequences": 64,
             },
             lengths={"lm1b": 128, "openwebtext": 128},
             steps=600,
