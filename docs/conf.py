@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from bd3cli import __version__
@@ -20,12 +22,13 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
-COMMANDS = (
-    "train", "eval", "sample", "length-stats", "schedules list", "schedules show", "schedules check", "schedules plot",
-    "weights list", "weights show", "weights check", "weights plot", "maskings list", "maskings show",
-    "maskings check", "plugins list", "plugins new", "data list", "data show", "data prepare", "config list",
-    "config show", "config validate", "bench attention", "bench train", "bench sample", "bench eval",
-)  # fmt: skip
+
+def command_names(app: typer.Typer, before: str = "") -> Iterator[str]:
+    """Every command of the application, groups and what is in them last."""
+    for command in app.registered_commands:
+        yield f"{before}{command.name or command.callback.__name__}"
+    for group in app.registered_groups:
+        yield from command_names(group.typer_instance, f"{before}{group.name} ")
 
 
 def write_commands(folder: Path) -> None:
@@ -34,7 +37,7 @@ def write_commands(folder: Path) -> None:
 
     runner = CliRunner()
     parts = ["# Commands\n"]
-    for command in COMMANDS:
+    for command in command_names(app):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
         assert result.exit_code == 0, (command, result.output)
         parts.append(f"## `bd3cli {command}`\n\n```text\n{result.output.strip()}\n```\n")

@@ -24,7 +24,7 @@ class ReproductionProgress:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, total: int) -> None:
+    def begin(self, total: float) -> None:
         self._bar.update(self._task, total=total)
 
     def doing(self, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bd3cli.reproduce.cells import Cell
 from bd3cli.reproduce.claims import Outcome
-from bd3cli.reproduce.tables import Row, Table
+from bd3cli.reproduce.tables import Claim, Row, Table, load_table
 
 HEADINGS = {
     "ppl": "PPL", "var_nelbo": "Var. NELBO", "gen_ppl": "Gen. PPL, L", "nfe": "NFE, L", "gen_ppl_2l": "Gen. PPL, 2L",
@@ -62,6 +62,37 @@ class TableResult:
             "notes": list(self.table.notes),
             **self.provenance,
         }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> TableResult:
+        """The result behind `as_dict`, of a table as it is described today.
+
+        Raises:
+            InputError: there is no such table.
+            KeyError, TypeError, ValueError: it is not such a document.
+        """
+        table = load_table(document["table"])
+        if [row["id"] for row in document["rows"]] != [row.id for row in table.rows]:
+            raise ValueError(f"{table.name} has other rows today")
+        cells = {
+            row["id"]: {
+                measure: Cell(
+                    value=ours["value"],
+                    ci95=None if ours["ci95"] is None else (ours["ci95"][0], ours["ci95"][1]),
+                    interval_over=ours["interval_over"],
+                    raw=tuple(ours["by_seed"]),
+                    notes=tuple(ours["notes"]),
+                )
+                for measure, ours in row["ours"].items()
+            }
+            for row in document["rows"]
+        }
+        outcomes = tuple(
+            Outcome(**{**claim, "claim": Claim(**claim["claim"]), "ci95": claim["ci95"] and tuple(claim["ci95"])})
+            for claim in document["claims"]
+        )
+        own = {"schema", "table", "title", "source", "measures", "rows", "claims", "notes"}
+        return TableResult(table, cells, outcomes, {k: v for k, v in document.items() if k not in own})
 
 
 def markdown(result: TableResult) -> str:

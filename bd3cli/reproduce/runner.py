@@ -6,7 +6,9 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bd3cli import __version__
@@ -19,7 +21,7 @@ from bd3cli.reproduce.plots import draw
 from bd3cli.reproduce.pool import carry_out
 from bd3cli.reproduce.report import TableResult, markdown
 from bd3cli.reproduce.request import Interrupted, Request, Watch
-from bd3cli.reproduce.tables import Table
+from bd3cli.reproduce.tables import Table, table_names
 from bd3cli.reproduce.tasks import Measuring, Task, plan
 from bd3cli.reproduce.work import Measured, Work
 
@@ -55,7 +57,7 @@ def reproduce(request: Request, watch: Watch) -> Finished:
                 if any(part.name not in measured for part in own):
                     break
                 results.append(result_of(request.tables[len(results)], own, measured, work))
-                write_reports(request, results)
+                write_reports(request, results[-1])
                 watch.done(f"{results[-1].table.name}: done, {request.out / (results[-1].table.name + '.md')}")
     except Interrupted as stop:
         return Finished(tuple(results), stop.signal)
@@ -114,14 +116,27 @@ def outcomes(table: Table, cells: Mapping[str, Mapping[str, Cell]]) -> tuple[Out
     return tuple(found)
 
 
-def write_reports(request: Request, results: Sequence[TableResult]) -> None:
-    """Markdown, JSON and a picture for the newest table; one page for all so far."""
+def write_reports(request: Request, newest: TableResult) -> None:
+    """Markdown, JSON and a picture of a table, and one page for all tables there are of the scale."""
     request.out.mkdir(parents=True, exist_ok=True)
-    newest, name = results[-1], results[-1].table.name
+    name = newest.table.name
     (request.out / f"{name}.md").write_text(markdown(newest), encoding="utf-8")
     document = {"schema": 1, **newest.as_dict()}
     (request.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if request.plots:
         draw(newest, request.out / f"{name}.png")
-    pictures = {r.table.name: request.out / f"{r.table.name}.png" for r in results} if request.plots else {}
-    (request.out / "index.html").write_text(page(results, pictures), encoding="utf-8")
+    others = [
+        r for r in read_reports(request.out) if r.table.name != name and r.provenance["scale"] == request.scale.name
+    ]
+    results = sorted([*others, newest], key=lambda result: table_names().index(result.table.name))
+    pictures = {r.table.name: path for r in results if (path := request.out / f"{r.table.name}.png").is_file()}
+    (request.out / "index.html").write_text(page(results, pictures if request.plots else {}), encoding="utf-8")
+
+
+def read_reports(folder: Path) -> list[TableResult]:
+    """The tables reported in a directory, in their order; what cannot be read as one is left out."""
+    found = []
+    for name in table_names():
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found.append(TableResult.from_dict(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))))
+    return found

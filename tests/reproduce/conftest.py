@@ -16,7 +16,7 @@ class Log:
     def __init__(self) -> None:
         self.total, self.units, self.lines = 0, 0.0, []  # type: ignore[var-annotated]
 
-    def begin(self, total: int) -> None:
+    def begin(self, total: float) -> None:
         self.total = total
 
     def doing(self, text: str) -> None: ...

@@ -13,6 +13,7 @@ import pytest
 
 from bd3cli.reproduce import work
 from bd3cli.reproduce.corpora import slices
+from bd3cli.reproduce.report import TableResult, markdown
 from bd3cli.reproduce.request import Interrupted, Request
 from bd3cli.reproduce.runner import reproduce
 from bd3cli.reproduce.scales import SCALES, Scale
@@ -43,6 +44,7 @@ def test_a_table_is_trained_measured_and_reported_once(
 
     document = json.loads((tmp_path / "single-token.json").read_text())
     assert document["schema"] == 1
+    assert markdown(TableResult.from_dict(document)) == (tmp_path / "single-token.md").read_text()
     assert [row["id"] for row in document["rows"]] == ["ar", "ar-random", "l1", "l1-tuned"]
     assert document["rows"][0]["ours"]["ppl"]["by_seed"] == list(result.cells["ar"]["ppl"].raw)
     text = (tmp_path / "single-token.md").read_text()
