@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import torch
 
@@ -41,8 +42,9 @@ def carry_out(tasks: Sequence[Task], work: Work) -> Iterator[Done]:
             yield task, work.do(task)
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with interruptible():
+    with handling(signal.SIG_IGN, signal.SIGINT):  # inherited: Ctrl-C reaches all, the first process alone answers
         workers = [start(work.request, threads) for _ in range(jobs)]
+    with handling(stop, signal.SIGINT, signal.SIGTERM):
         try:
             yield from share(tasks, workers, work.watch)
             for worker in workers:
@@ -137,27 +139,27 @@ def end(workers: Sequence[Worker]) -> None:
         raise
 
 
+def stop(number: int, frame: object) -> None:
+    """A signal handler: leave what is being done here; the workers are told by `end`."""
+    raise Interrupted(number)
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` here; the workers are told by `end`."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted(number)
-
+def handling(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Have signals handled so; as they were where that is not to be changed, outside the main thread."""
     try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:
         before = {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def serve(request: Request, threads: int, pipe: Connection) -> None:
     """A worker's life: tasks in, progress and outcomes out, until it is sent None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process says what becomes of it
     torch.set_num_threads(threads)
     work = Work(request, Messages(pipe))
     with suppress(EOFError, BrokenPipeError):  # the first process is gone
