@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from bd3cli.reproduce.jobs import TrainJob, judge_job, row_jobs
 from bd3cli.reproduce.scales import Scale
@@ -75,21 +76,17 @@ def plan(tables: Iterable[Table], scale: Scale, seeds: Iterable[int], texts: Map
         texts: by corpus name. Where there is none, nothing is trained.
     """
     found: dict[str, Task] = {}
-    seeds = tuple(seeds)
-    for table in tables:
-        text = texts[table.corpus]
-        judge = judge_job(table, scale, text.fingerprint) if table.kind == "sample-quality" else None
-        cost = measuring_cost(table, scale)
-        for seed in seeds:
-            for row in table.rows:
-                jobs = row_jobs(table, row, scale, seed, text.fingerprint)
-                task = Measuring(table, row.id, seed, tuple(jobs), judge, cost)
-                if text.missing:
-                    task = Measuring(table, row.id, seed, (), None, cost)
-                for job in (*task.jobs, task.judge):
-                    if job is not None:
-                        found.update((part.key, Training(part)) for part in job.chain() if part.key not in found)
-                found[task.name] = task
+    for table, seed in product(tables, seeds):
+        text, judge = texts[table.corpus], None
+        if table.kind == "sample-quality" and not text.missing:
+            judge = judge_job(table, scale, text.fingerprint)
+        for row in table.rows:
+            jobs = () if text.missing else tuple(row_jobs(table, row, scale, seed, text.fingerprint))
+            for job in (*jobs, *([judge] if judge else [])):
+                for part in job.chain():
+                    found.setdefault(part.key, Training(part))
+            task = Measuring(table, row.id, seed, jobs, judge, measuring_cost(table, scale))
+            found[task.name] = task
     return list(found.values())
 
 
