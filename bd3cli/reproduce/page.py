@@ -7,7 +7,16 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bd3cli.reproduce.report import TableResult, body, claim_cells, columns, facts, measured_notes, summary
+from bd3cli.reproduce.report import (
+    CLAIM_COLUMNS,
+    TableResult,
+    body,
+    claim_cells,
+    columns,
+    facts,
+    measured_notes,
+    summary,
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --line: #ddd; --paper: #fff; --tint: #f5f7fa; }
@@ -61,8 +70,8 @@ def _section(result: TableResult, picture: Path | None) -> str:
         encoded = base64.b64encode(picture.read_bytes()).decode()
         parts.append(f'<img alt="{html.escape(table.title)}" src="data:image/png;base64,{encoded}">')
     if result.outcomes:
-        rows = [claim_cells(table, outcome) for outcome in result.outcomes]
-        parts += ["<h3>Orderings</h3>", _table(["claim", "here", "difference", "p"], rows, verdict=1)]
+        rows = [claim_cells(result, outcome) for outcome in result.outcomes]
+        parts += ["<h3>Orderings</h3>", _table(CLAIM_COLUMNS, rows, verdict=1)]
     notes = [*table.notes, *measured_notes(result)]
     if notes:
         parts.append("<h3>Notes</h3><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")

@@ -14,6 +14,7 @@ HEADINGS = {
     "ppl": "PPL", "var_nelbo": "Var. NELBO", "gen_ppl": "Gen. PPL, L", "nfe": "NFE, L", "gen_ppl_2l": "Gen. PPL, 2L",
     "nfe_2l": "NFE, 2L", "entropy": "entropy (nats)", "median": "median tokens", "max": "max tokens",
 }  # fmt: skip
+PAPER_TOKENS = {"lm1b": 1_000_000 * 512 * 128, "openwebtext": 1_000_000 * 512 * 1024}  # Arriola et al. 2025, section 6
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,22 @@ class TableResult:
         return TableResult(table, cells, outcomes, {k: v for k, v in document.items() if k not in own})
 
 
-def markdown(result: TableResult) -> str:
-    """The table, its orderings, its notes and its provenance."""
+def markdown(result: TableResult, picture: str = "") -> str:
+    """The table, its orderings, its notes and its provenance.
+
+    Args:
+        picture: address of its picture, where there is one.
+    """
     table = result.table
     lines = [f"# {table.title}", "", f"`{table.name}` after {table.source}.", ""]
     lines += [summary(result.provenance), ""]
     lines += ["| " + " | ".join(columns(result)) + " |", "|" + "---|" * len(columns(result))]
     lines += ["| " + " | ".join(cells) + " |" for cells in body(result)]
+    if picture:
+        lines += ["", f"![{table.title}]({picture})"]
     if result.outcomes:
-        lines += ["", "## Orderings", "", "| claim | here | difference | p |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(claim_cells(table, outcome)) + " |" for outcome in result.outcomes]
+        lines += ["", "## Orderings", "", "| " + " | ".join(CLAIM_COLUMNS) + " |", "|" + "---|" * len(CLAIM_COLUMNS)]
+        lines += ["| " + " | ".join(claim_cells(result, outcome)) + " |" for outcome in result.outcomes]
     notes = [*table.notes, *measured_notes(result)]
     if notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
@@ -165,21 +172,35 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def claim_cells(table: Table, outcome: Outcome) -> list[str]:
+CLAIM_COLUMNS = ("claim", "here", "difference", "p", "why not")
+
+
+def claim_cells(result: TableResult, outcome: Outcome) -> list[str]:
+    """One line of the orderings, under `CLAIM_COLUMNS`."""
     claim = outcome.claim
-    first, second = table.row(claim.first).title, table.row(claim.second).title
+    first, second = result.table.row(claim.first).title, result.table.row(claim.second).title
     heading = HEADINGS.get(claim.measure, claim.measure)
     text = f"{heading}: {first} {claim.relation} {second}"
     if outcome.difference is None:
-        return [text, outcome.verdict, "-", "-"]
+        return [text, outcome.verdict, "-", "-", ""]
     difference = f"{outcome.difference:+.4f}"
     if outcome.ci95:
         difference += f" ({outcome.ci95[0]:+.4f} to {outcome.ci95[1]:+.4f})"
     p = "-" if outcome.p is None else (f"{outcome.p:.2g} over {outcome.paired_over}")
+    return [text, outcome.verdict, difference, p, why_not(result, outcome)]
+
+
+def why_not(result: TableResult, outcome: Outcome) -> str:
+    """What can be said of a claim that does not hold: noise, or the budget or the claim itself."""
+    if outcome.verdict == "fails":
+        seen = result.provenance["steps"] * result.provenance["tokens_per_step"] / 1e6
+        paper = PAPER_TOKENS[result.table.corpus] / 1e9
+        budgets = f"{seen:,.1f} million tokens; the paper's runs saw {paper:,.0f} billion"
+        return f"budget or claim: clearly otherwise after {budgets}"
     if outcome.verdict == "undecided" and outcome.p is not None:
-        enough = f"about {outcome.needed:,}" if outcome.needed else "more than 1,000"
-        p += f"; {enough} would settle a difference of this size"
-    return [text, outcome.verdict, difference, p]
+        enough = f"about {outcome.needed:,}" if outcome.needed else "not even 1,000"
+        return f"noise: {enough} {outcome.paired_over} would settle a difference of this size"
+    return "noise: one seed settles nothing here" if outcome.verdict == "undecided" else ""
 
 
 def measured_notes(result: TableResult) -> list[str]:

@@ -120,7 +120,8 @@ def write_reports(request: Request, newest: TableResult) -> None:
     """Markdown, JSON and a picture of a table, and one page for all tables there are of the scale."""
     request.out.mkdir(parents=True, exist_ok=True)
     name = newest.table.name
-    (request.out / f"{name}.md").write_text(markdown(newest), encoding="utf-8")
+    text = markdown(newest, picture=f"{name}.png" if request.plots else "")
+    (request.out / f"{name}.md").write_text(text, encoding="utf-8")
     document = {"schema": 1, **newest.as_dict()}
     (request.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if request.plots:

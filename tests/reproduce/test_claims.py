@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from bd3cli.reproduce.claims import judge
-from bd3cli.reproduce.tables import Claim
+from bd3cli.reproduce.report import TableResult, claim_cells
+from bd3cli.reproduce.tables import Claim, load_table
 
 LESS, EQUAL = Claim("ppl", "a", "<", "b"), Claim("ppl", "a", "=", "b")
 
@@ -63,3 +64,20 @@ def test_missing_and_single_values() -> None:
     assert (outcome.verdict, outcome.p, outcome.difference) == ("undecided", None, -1.0)
     with pytest.raises(AssertionError, match="same test sequences"):
         judge(LESS, [1.0], [2.0], ({"nelbo": [1], "tokens": [3]}, {"nelbo": [1], "tokens": [4]}))
+
+
+def test_a_claim_that_does_not_hold_comes_with_what_can_be_said_of_it() -> None:
+    table = load_table("lm1b-families")
+    result = TableResult(table, {}, (), {"steps": 600, "tokens_per_step": 2048})
+    less = Claim("ppl", "l4", "<", "l8")
+
+    def why(first: list[float], second: list[float]) -> str:
+        return claim_cells(result, judge(less, first, second))[-1]
+
+    assert why([1.0, 1.1, 1.2], [2.0, 2.1, 2.3]) == ""
+    assert why([2.0, 2.1, 2.3], [1.0, 1.1, 1.2]).startswith(
+        "budget or claim: clearly otherwise after 1.2 million tokens"
+    )
+    assert why([1.0, 1.2, 0.8], [1.1, 1.0, 0.9]).startswith("noise: ")
+    assert why([1.0], [2.0]) == "noise: one seed settles nothing here"
+    assert why([], []) == ""

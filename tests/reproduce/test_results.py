@@ -20,7 +20,7 @@ def read(name: str) -> TableResult:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_says_what_its_document_says(name: str) -> None:
-    assert markdown(read(name)) == (RESULTS / f"{name}.md").read_text()
+    assert markdown(read(name), picture=f"{name}.png") == (RESULTS / f"{name}.md").read_text()
     assert (RESULTS / f"{name}.png").is_file()
 
 
