@@ -56,19 +56,19 @@ def measure(table: Table, row: Row, runs: list[Path], judge: Path | None, seed: 
         assert judge is not None
         return sample_quality(runs[0], judge, seed, context)
     if table.kind == "best-of":
-        return best_of(table, row, runs, context)
-    return likelihoods(table, runs[0], context)
+        return best_of(table, row, runs, seed, context)
+    return likelihoods(table, runs[0], seed, context)
 
 
-def likelihoods(table: Table, folder: Path, context: Context) -> Measured:
+def likelihoods(table: Table, folder: Path, seed: int, context: Context) -> Measured:
     """Test perplexity, and Var. NELBO under the row's own training objective where the table shows it."""
     found = {"ppl": perplexity(folder, "test", context)}
     if "var_nelbo" in table.measures:
-        found["var_nelbo"] = variance(folder, context)
+        found["var_nelbo"] = variance(folder, seed, context)
     return found
 
 
-def best_of(table: Table, row: Row, folders: list[Path], context: Context) -> Measured:
+def best_of(table: Table, row: Row, folders: list[Path], seed: int, context: Context) -> Measured:
     """The candidate with the best validation perplexity, measured on the test set."""
     validation = [perplexity(folder, "validation", context).raw for folder in folders]
     known = [(value, index) for index, value in enumerate(validation) if value is not None]
@@ -78,7 +78,7 @@ def best_of(table: Table, row: Row, folders: list[Path], context: Context) -> Me
     note = f"finetuned under {row.candidates[best]['label']}"
     return {
         name: replace(found, note="; ".join(filter(None, (note, found.note))) if name == "ppl" else found.note)
-        for name, found in likelihoods(table, folders[best], context).items()
+        for name, found in likelihoods(table, folders[best], seed, context).items()
     }
 
 
@@ -121,8 +121,12 @@ def measured_text(folder: Path, split: Split, corpus: Corpus | None = None) -> P
     return load_split(config, split, recipe.model.length)
 
 
-def variance(folder: Path, context: Context) -> Measurement:
-    """Var. NELBO under the objective the run was trained with, its loss weight aside."""
+def variance(folder: Path, seed: int, context: Context) -> Measurement:
+    """Var. NELBO under the objective the run was trained with, its loss weight aside.
+
+    Times and masks are those of `seed`: the same ones for all rows, others for another seed, so that an interval over
+    seeds covers them. Unclipped times have a heavy tail.
+    """
     wanted, split = context.scale.variance_batches, measured_text(folder, "test")
 
     def now() -> Measured:
@@ -132,12 +136,12 @@ def variance(folder: Path, context: Context) -> Measurement:
         assert scheme is not None, "a table that shows variances has no ar row"
         everything = list(range(len(split)))
         (row,) = measure_variances(
-            run, recipe, split, [scheme], sequences=everything, count=wanted, seed=0, gradient=False
+            run, recipe, split, [scheme], sequences=everything, count=wanted, seed=seed, gradient=False
         )
         ci95 = row["var_nelbo_ci95"]
         return {"value": Measurement(row["var_nelbo"], None if ci95 is None else (ci95[0], ci95[1]))}
 
-    key = ["variance", folder.name, split.fingerprint, wanted]
+    key = ["variance", folder.name, split.fingerprint, wanted, seed]
     return context.store.measured(f"variance-{folder.name}", key, now)["value"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bd3cli.reproduce import work
+from bd3cli.reproduce import measures, work
 from bd3cli.reproduce.corpora import slices
 from bd3cli.reproduce.report import TableResult, markdown
 from bd3cli.reproduce.request import Interrupted, Request
@@ -74,6 +74,17 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
     log = new_log()
     assert reproduce(request, log).results
     assert len(trained(log)) == 2  # of four
+
+
+def test_a_variance_is_drawn_anew_for_every_seed(tmp_path: Path, instant: Scale, new_log: Callable[[], Any]) -> None:
+    table = load_table("clipped-schedules")
+    last = table.rows[-1]
+    request = Request((replace(table, rows=(last,), claims=()),), replace(instant, seeds=(0,)), tmp_path, plots=False)
+    (result,) = reproduce(request, new_log()).results
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if "finetuned" in path.name)
+    first, second = (measures.variance(run, seed, work.Work(request, new_log()).context).raw for seed in (0, 1))
+    assert first == result.cells[last.id]["var_nelbo"].raw[0]
+    assert second != first
 
 
 def test_text_that_cannot_be_had_is_no_data(tmp_path: Path, instant: Scale, new_log: Callable[[], Any]) -> None:
