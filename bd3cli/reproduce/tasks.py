@@ -93,6 +93,6 @@ def plan(tables: Iterable[Table], scale: Scale, seeds: Iterable[int], texts: Map
 def measuring_cost(table: Table, scale: Scale) -> float:
     """Units of measuring one row under one seed, roughly: passes over its test sequences, a third of a step each."""
     passes = {"zero-shot": len(table.measures), "best-of": 6, "sample-quality": 12, "length-stats": 12}
-    variance = scale.variance_batches if "var_nelbo" in table.measures else 0
+    variance = scale.variance_batches / 2 if "var_nelbo" in table.measures else 0
     batches = scale.sequences / int(scale.settings["train.batch_size"])
     return max(1, round(passes.get(table.kind, 1) * batches / 3 + variance))
