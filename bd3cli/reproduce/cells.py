@@ -9,7 +9,9 @@ from typing import Any
 from bd3cli.evaluation.compare import bounded_exp
 from bd3cli.evaluation.intervals import mean_of
 
-LOGARITHMIC = frozenset({"ppl", "gen_ppl", "gen_ppl_2l"})  # measured in nats per token, shown as perplexities
+# Held as logarithms and shown as their exponentials: nats per token as perplexities, and variances, which are positive
+# with a heavy tail, so that their ratios are what can be compared.
+LOGARITHMIC = frozenset({"ppl", "gen_ppl", "gen_ppl_2l", "var_nelbo"})
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Measurement:
     """One measure of one row under one seed.
 
     Attributes:
-        raw: nats per token for a perplexity, else the value itself; None where there is no data.
+        raw: nats per token for a perplexity, the logarithm of a variance, else the value; None where there is no data.
         ci95: interval of `raw` within the seed (over sequences, batches or samples), where there is one.
         sequences: ``nelbo`` and ``tokens`` of every test sequence, for paired tests.
         note: how it was measured, or why there is no data.
@@ -42,7 +44,7 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        value: mean over seeds (of nats per token, for a perplexity); None for 'no data'.
+        value: mean over seeds (of nats per token or of logarithms, as held); None for 'no data'.
         ci95: over seeds when there are several, else within the one seed; None where neither is known.
         interval_over: what the interval is over.
         raw: the values by seed, as they are tested.
@@ -58,7 +60,7 @@ class Cell:
 
 
 def is_logarithmic(measure: str, kind: str) -> bool:
-    """Whether a measure is a perplexity: held in nats per token and shown as their exponential."""
+    """Whether a measure is held as a logarithm and shown as its exponential."""
     return measure in LOGARITHMIC or kind == "zero-shot"
 
 

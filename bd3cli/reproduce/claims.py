@@ -23,7 +23,8 @@ class Outcome:
     Attributes:
         verdict: ``holds`` or ``fails`` when the difference is significant at 5%; ``undecided`` otherwise.
             A claim of equality ``holds`` while no difference is significant.
-        difference: mean of first minus second, in nats per token for perplexities, else in the measure's unit.
+        difference: mean of first minus second: nats per token for perplexities, logarithms for variances, else the
+            measure's unit.
         ci95: its 95% interval, None where one value a row leaves none.
         p: two-sided p-value, None with the interval.
         paired_over: what the pairs are: ``seeds`` or ``sequences``; empty where there is no test.
@@ -48,7 +49,8 @@ def judge(
     """Test a claim on paired values, one a seed.
 
     Args:
-        first, second: values of both rows by seed, seeds in the same order; perplexities as nats per token.
+        first, second: values of both rows by seed, seeds in the same order; perplexities as nats per token, variances as
+            logarithms.
         sequences: for one seed, ``nelbo`` and ``tokens`` of every test sequence under either row.
     """
     if not first or not second:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def measured_text(folder: Path, split: Split, corpus: Corpus | None = None) -> P
 
 
 def variance(folder: Path, seed: int, context: Context) -> Measurement:
-    """Var. NELBO under the objective the run was trained with, its loss weight aside.
+    """Logarithm of the Var. NELBO under the objective the run was trained with, its loss weight aside.
 
     Times and masks are those of `seed`: the same ones for all rows, others for another seed, so that an interval over
     seeds covers them. Unclipped times have a heavy tail.
@@ -138,11 +139,17 @@ def variance(folder: Path, seed: int, context: Context) -> Measurement:
         (row,) = measure_variances(
             run, recipe, split, [scheme], sequences=everything, count=wanted, seed=seed, gradient=False
         )
-        ci95 = row["var_nelbo_ci95"]
-        return {"value": Measurement(row["var_nelbo"], None if ci95 is None else (ci95[0], ci95[1]))}
+        return {"value": of_variance(row["var_nelbo"], row["var_nelbo_ci95"])}
 
     key = ["variance", folder.name, split.fingerprint, wanted, seed]
     return context.store.measured(f"variance-{folder.name}", key, now)["value"]
+
+
+def of_variance(value: float, ci95: tuple[float, float] | None) -> Measurement:
+    """A variance as its logarithm, the interval by the delta method."""
+    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2 / value
+    middle = math.log(value)
+    return Measurement(middle, None if half is None else (middle - half, middle + half))
 
 
 def of_likelihood(result: Likelihood) -> Measurement:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bd3cli.evaluation.compare import bounded_exp
 from bd3cli.reproduce.cells import Cell
 from bd3cli.reproduce.claims import Outcome
 from bd3cli.reproduce.tables import Claim, Row, Table, load_table
@@ -183,11 +185,25 @@ def claim_cells(result: TableResult, outcome: Outcome) -> list[str]:
     text = f"{heading}: {first} {claim.relation} {second}"
     if outcome.difference is None:
         return [text, outcome.verdict, "-", "-", ""]
+    if claim.measure == "var_nelbo":
+        return [text, outcome.verdict, ratio_text(outcome), p_text(outcome), why_not(result, outcome)]
     difference = f"{outcome.difference:+.4f}"
     if outcome.ci95:
         difference += f" ({outcome.ci95[0]:+.4f} to {outcome.ci95[1]:+.4f})"
-    p = "-" if outcome.p is None else (f"{outcome.p:.2g} over {outcome.paired_over}")
-    return [text, outcome.verdict, difference, p, why_not(result, outcome)]
+    return [text, outcome.verdict, difference, p_text(outcome), why_not(result, outcome)]
+
+
+def ratio_text(outcome: Outcome) -> str:
+    """A difference of logarithms as a ratio."""
+    assert outcome.difference is not None
+    text = f"x{math.exp(outcome.difference):.3g}"
+    if outcome.ci95:
+        text += f" (x{math.exp(outcome.ci95[0]):.3g} to x{bounded_exp(outcome.ci95[1]):.3g})"
+    return text
+
+
+def p_text(outcome: Outcome) -> str:
+    return "-" if outcome.p is None else f"{outcome.p:.2g} over {outcome.paired_over}"
 
 
 def why_not(result: TableResult, outcome: Outcome) -> str:

@@ -80,7 +80,7 @@ SCALES = {
             pretraining=0.5,
             seeds=(0, 1, 2),
             sequences=512,
-            variance_batches=300,
+            variance_batches=100,
             samples=50,
             cap=16,
         ),

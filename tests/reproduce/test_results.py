@@ -45,3 +45,13 @@ def test_every_cell_is_a_measurement_or_says_why_not(name: str) -> None:
         for cell in result.cells[row.id].values():
             assert len(cell.raw) in (0, seeds)
             assert cell.raw or "no data" in " ".join(cell.notes)
+
+
+def test_the_overview_counts_the_verdicts_of_every_page() -> None:
+    assert NAMES
+    overview = (RESULTS.parent / "index.md").read_text()
+    for name in NAMES:
+        verdicts = [outcome.verdict for outcome in read(name).outcomes]
+        counts = " | ".join(str(verdicts.count(verdict)) for verdict in ("holds", "undecided", "fails"))
+        assert f"| [{name}](cpu/{name}.md) | {counts} |" in overview
+        assert f"cpu/{name}\n" in overview  # it has a page of the documentation
