@@ -49,8 +49,8 @@ def judge(
     """Test a claim on paired values, one a seed.
 
     Args:
-        first, second: values of both rows by seed, seeds in the same order; perplexities as nats per token, variances as
-            logarithms.
+        first, second: values of both rows by seed, seeds in the same order; perplexities as nats per token and
+            variances as logarithms.
         sequences: for one seed, ``nelbo`` and ``tokens`` of every test sequence under either row.
     """
     if not first or not second:
