@@ -1,4 +1,4 @@
-"""What there is to do for a table: trainings shared by content, and one measurement a row and seed."""
+"""The trainings behind the rows of a table, identified by content."""
 
 from __future__ import annotations
 
