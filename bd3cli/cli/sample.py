@@ -178,12 +178,15 @@ def _print_sample(item: Sample, num: int, seed: int) -> None:
 
 
 def _document(request: Request, result: SampleSet, verdict: GenerativePerplexity | None) -> dict[str, Any]:
+    from bd3cli.rng import STREAM_VERSION
+
     samples = [
         {"text": s.text, "tokens": s.tokens, "length": s.length, "nfe": s.nfe, "stop": s.stop, "seed": s.seed}
         for s in result.samples
     ]
     document: dict[str, Any] = {
         "sampler": request.sampler,
+        "stream_version": STREAM_VERSION,
         "samples": samples,
         "tokens_per_second": result.tokens_per_second,
         "nfe": _mean_nfe(result),

@@ -33,7 +33,7 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean, mean_of
 from bd3cli.maskings import MaskNoise
 from bd3cli.model import Transformer
-from bd3cli.rng import generator, uniform
+from bd3cli.rng import permutation, uniform
 
 MOST_BATCHES = 100
 AT_END = 1.0  # schedules that move with training are taken at its end
@@ -93,7 +93,7 @@ class Batches:
         if len(sequences) < 2:
             raise InputError(f"A variance needs at least 2 sequences, not {len(sequences)}. Raise --sequences.")
         size = min(batch_size, len(sequences))
-        order = [sequences[i] for i in torch.randperm(len(sequences), generator=generator("variance")).tolist()]
+        order = [sequences[i] for i in permutation(len(sequences), "variance").tolist()]
         found = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
         return Batches(split, found[:count], seed)
 

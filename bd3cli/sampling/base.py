@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +76,7 @@ class Rows:
     tokens: Tensor
     known: Tensor
     nfe: Tensor
-    _streams: list[torch.Generator]
+    _streams: list[np.random.Generator]
 
     @staticmethod
     def start(seeds: list[int], prompt: tuple[int, ...], length: int, fill: int) -> Rows:
@@ -91,7 +92,7 @@ class Rows:
     def uniform(self, n: int, rows: Tensor | None = None) -> Tensor:
         """The next `n` float64 uniforms in [0, 1) of each of `rows` (None: all), [rows, n]."""
         chosen = self._streams if rows is None else [self._streams[i] for i in rows.tolist()]
-        return torch.stack([torch.rand(n, generator=g, dtype=torch.float64) for g in chosen])
+        return torch.from_numpy(np.stack([g.random(n) for g in chosen]))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all but `rows` (increasing)."""
