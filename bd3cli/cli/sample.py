@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice, print_table
+from bd3cli.cli.streams import reader_has_left
 
 if TYPE_CHECKING:
     from bd3cli.evaluation.generative import GenerativePerplexity
@@ -100,7 +101,7 @@ def sample(
         emit_json({"run": str(path), "checkpoint": run.checkpoint, **_document(request, result, verdict)})
     else:
         _summarise(request, result, verdict)
-    if result.interrupted:
+    if result.interrupted and not reader_has_left():
         notice(f"interrupted: {sum(s.stop != 'interrupted' for s in result.samples)} of {num} sample(s) finished")
         raise typer.Exit(130)
 
@@ -159,7 +160,7 @@ def _generate(
 
             result = generate(
                 run.model, run.tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch,
-                stopped=lambda: bool(received), each=each,
+                stopped=lambda: bool(received) or reader_has_left(), each=each,
             )  # fmt: skip
     finally:
         tracer.close()
