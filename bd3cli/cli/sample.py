@@ -58,7 +58,9 @@ def sample(
     ] = None,
     nucleus: Annotated[float, typer.Option(help="Smallest token set with this probability.", metavar="P")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Only the K most probable tokens.", metavar="K")] = None,
-    temperature: Annotated[float, typer.Option(help="Divides the logits.", metavar="T")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(help="Divides the logits; 0: the most probable token.", metavar="T")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Sample i depends on seed + i alone.", metavar="N")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples generated together.", min=1, metavar="N")] = 16,
     cache: Annotated[bool, typer.Option(help="Reuse keys and values; same tokens, faster.")] = True,

@@ -14,9 +14,9 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme
 from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean
-from bd3cli.evaluation.variance import Batches, Spread, evaluating, gradient_variance, nelbo_variance
+from bd3cli.evaluation.variance import Batches, Spread, gradient_variance, nelbo_variance
 from bd3cli.maskings import Masking, MaskNoise
-from bd3cli.model import Transformer
+from bd3cli.model import Transformer, evaluating
 from bd3cli.rng import permutation
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking
