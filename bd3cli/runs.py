@@ -20,7 +20,7 @@ from bd3cli.diffusion.subs import subs_log_probs
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.evaluation.likelihood import Progress
-from bd3cli.model import Transformer, TransformerConfig, load_tensors
+from bd3cli.model import Transformer, TransformerConfig, evaluating, load_tensors
 from bd3cli.model.upstream import is_upstream, load_upstream
 from bd3cli.resolve import from_toml
 from bd3cli.sampling.stopping import StopRule, entropy_rule
@@ -104,7 +104,8 @@ class Run:
             raise InputError(f"This {c.family} network {need}.")
         if sigma is not None and sigma.shape != x_t.shape[:1]:
             raise InputError(f"sigma is {list(sigma.shape)}; it needs one value a sequence, [{x_t.shape[0]}].")
-        logits = self.model.logits(self.model(x_t, x_0, sigma)).float()
+        with evaluating(self.model):
+            logits = self.model.logits(self.model(x_t, x_0, sigma)).float()
         if c.family == "sedd":
             assert sigma is not None, "a sedd network is conditioned on time"
             return log_scores(logits, x_t, sigma)

@@ -88,7 +88,7 @@ def test_bench_commands(cli, trained) -> None:
     refused = cli("bench", "attention", "--lengths", "16,x")
     assert refused.code == 2
     assert "whole numbers" in refused.err
-    error = cli("bench", "eval", trained, "--sequences", 16, "--seeds", 4, "--json").json
+    error = cli("bench", "eval", trained, "--sequences", 64, "--seeds", 8, "--json").json
     assert error["ratio"] > 1
     assert error["ratios"]["count+ngram"]["mc_stderr_by_sequence"] > error["ratios"]["count"]["mc_stderr_by_sequence"]
     assert "Monte Carlo error" in cli("bench", "eval", trained, "--sequences", 8, "--seeds", 2).out

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from bd3cli.bench.masking_report import interval, report, steps_to
+from bd3cli.bench.maskings import Comparison, claim
 from bd3cli.diffusion.scheme import Scheme, parse_scheme, parse_schemes
 from bd3cli.errors import InputError
+from bd3cli.resolve import resolve
+from bd3cli.rng import STREAM_VERSION
 
 SMALL = (
     "--length", 32, "--steps", 4, "--batch-size", 4, "--test-sequences", 8, "--test-draws", 1,
@@ -100,3 +103,16 @@ def test_arms_that_cannot_be_trained_are_refused_before_anything_runs(cli, tmp_p
     assert not (tmp_path / "x").exists()
     assert cli("bench", "maskings", tmp_path / "x", "--report").code == 2
     assert cli("bench", "maskings", tmp_path / "x", "--block-sizes", "4;16").code == 2
+
+
+def test_runs_of_other_random_streams_are_not_added(tmp_path: Path) -> None:
+    """They would share neither masks nor order with those they are paired with."""
+    base, comparison = resolve("tiny", overrides=[], environment={}), Comparison("loglinear", (4,), 1, 8, 1)
+    claim(tmp_path / "out", base, comparison)
+    claim(tmp_path / "out", base, comparison)
+    path = tmp_path / "out" / "comparison.json"
+    document = json.loads(path.read_text())
+    assert document.pop("stream_version") == STREAM_VERSION
+    path.write_text(json.dumps(document))  # as one of version 1 was written
+    with pytest.raises(InputError, match=r"have version 1; those of version 2 .* Use another OUT"):
+        claim(tmp_path / "out", base, comparison)

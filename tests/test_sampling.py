@@ -10,8 +10,9 @@ import torch
 
 import bd3cli
 from bd3cli.errors import InputError
-from bd3cli.sampling import SAMPLERS, Choice, Request, Rows, StopRule, generate, make_request
+from bd3cli.sampling import SAMPLERS, Choice, Request, Rows, StopRule, generate, make_request, stream
 from bd3cli.sampling.base import Finished, Watch, ignore
+from bd3cli.sampling.choose import choose_tokens
 from bd3cli.sampling.stopping import entropy
 
 
@@ -31,6 +32,7 @@ def same(a: list[Finished], b: list[Finished]) -> bool:
     ]
 
 
+SAMPLER = {"ar": "ar", "bd3lm": "first-hitting"}
 BLOCKWISE = [("bd3lm", 1), ("bd3lm", 4), ("bd3lm", 8)]
 EVERY = [
     ("ar", 1, "ar"),
@@ -165,12 +167,12 @@ def test_watching_shows_every_step(make_model) -> None:
         ({"prompt": "x" * 32}, "leaves none of 32 to generate"),
         ({"nucleus": 0.0}, "nucleus must lie in"),
         ({"top_k": 0}, "top-k must be at least 1"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"temperature": -1.0}, "temperature must be 0 (greedy) or a positive number, not -1.0"),
+        ({"temperature": float("nan")}, "temperature must be 0 (greedy) or a positive number"),
         ({"sampler": "ancestrall"}, "Did you mean 'ancestral'"),
         ({"sampler": "ar"}, "serves ar networks; this one is bd3lm. Choose first-hitting or ancestral or confidence"),
         ({"steps": 3}, "--steps has no effect on sampler 'first-hitting'"),
-        ({"sampler": "ancestral", "steps": 0}, "steps must be at least 1"),
+        ({"sampler": "ancestral", "steps": 0}, "steps must lie between 1 and"),
         ({"sampler": "confidence", "threshold": 1.5}, "threshold must lie between 0 and 1"),
         ({"template": "no hole"}, "has no hole"),
         ({"template": "a [MASK:3]", "prompt": "b"}, "takes the place of a prompt"),
@@ -194,6 +196,137 @@ def test_only_blocks_go_beyond_the_context(make_model, trained: Path, trained_ar
     assert make_request(make_model("bd3lm"), tokenizer, length=17).length == 17
     with pytest.raises(InputError, match="cannot fill in a template"):
         make_request(bd3cli.load(str(trained_ar)).model, tokenizer, template="a [MASK:1]")
+
+
+@pytest.mark.parametrize(("family", "block_size", "sampler"), EVERY)
+def test_temperature_0_takes_the_most_probable_token(make_model, family, block_size, sampler) -> None:
+    """Every token is the argmax given what was known when it was revealed, by passes over nothing else."""
+    timed = family in ("sedd", "timed mdlm")
+    model = make_model(family.split()[-1], block_size=block_size, time_conditioning=timed)
+    request = Request(16, (1, 2), sampler, Choice(temperature=0.0), steps=5, threshold=0.4)
+    steps: list[tuple[torch.Tensor, list[int]]] = []
+
+    def watch(rows: Rows, row: torch.Tensor, position: torch.Tensor) -> None:
+        steps.append((rows.tokens[0].clone(), position.tolist()))
+
+    found = [sample(model, request, [seed], watch)[0] for seed in range(3)]
+    if sampler == "ar":
+        assert len({tuple(row.tokens.tolist()) for row in found}) == 1, "nothing is left to chance"
+    if timed:  # what the network saw of time is the sampler's own affair; repeatable it is
+        assert same(found, [sample(model, request, [seed])[0] for seed in range(3)])
+        return
+    for after, positions in steps:
+        before = after.clone()
+        before[positions] = model.config.mask_id
+        with torch.inference_mode():
+            if sampler == "ar":
+                logits = model.logits(model(after[: positions[0]].unsqueeze(0), None)[0, -1:])
+            else:
+                clean = after.unsqueeze(0) if family == "bd3lm" else None
+                logits = model.logits(model(before.unsqueeze(0), clean)[0, positions])
+            best = logits.index_fill(1, torch.tensor(model.config.mask_id), -torch.inf).argmax(-1)
+        assert after[positions].tolist() == best.tolist()
+
+
+def test_greedy_choice_is_first_of_equals_and_leaves_confidence_alone() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 9.0], [1.0, 0.0, 0.5, 9.0]])
+    for choice in (Choice(temperature=0.0), Choice(0.3, 2, -0.0)):
+        ids, top = choose_tokens(logits, torch.tensor([0.99, 0.99]).double(), mask_id=3, choice=choice)
+        assert ids.tolist() == [1, 0]
+        expected = logits[:, :3].double().softmax(-1).amax(-1)
+        torch.testing.assert_close(top, expected)
+    almost = choose_tokens(logits[1:], torch.tensor([0.99]).double(), mask_id=3, choice=Choice(temperature=1e-300))
+    assert almost[0].tolist() == [0]
+
+
+def test_confidence_measures_the_networks_own_probability_when_greedy(make_model) -> None:
+    """At temperature 0 every token is certain: a block would be revealed at once whatever the threshold."""
+    model = make_model("bd3lm", block_size=8)
+    counts = []
+    for threshold in (0.0, 1.0):
+        request = Request(16, (1,), "confidence", Choice(temperature=0.0), threshold=threshold)
+        counts.append(sample(model, request, [0])[0].nfe)
+    assert counts == [2, 15]
+
+
+@pytest.mark.parametrize(("family", "block_size"), [("ar", 1), *BLOCKWISE])
+def test_evaluations_that_take_in_a_long_prompt_count(make_model, family: str, block_size: int) -> None:
+    """Every pass through the network, by counting them; and each is told to who watches."""
+    model = make_model(family, block_size=block_size)
+    passes, told = [0], [0]
+    extend = model.extend
+
+    def counted(*arguments):
+        passes[0] += 1
+        return extend(*arguments)
+
+    def watch(rows: Rows, row: torch.Tensor, position: torch.Tensor) -> None:
+        told[0] += 1
+        assert int(rows.nfe[0]) == told[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "extend", counted)
+        prompt = (1, *range(10)) * 20
+        row = sample(model, Request(240, prompt, SAMPLER[family]), [0], watch)[0]
+    pieces = -(-len(prompt) // 64)  # room for 64 tokens beside the window
+    assert row.nfe == passes[0] == told[0]
+    assert 20 + pieces - 2 <= row.nfe <= 20 + pieces
+
+
+def test_the_network_is_in_evaluation_mode_meanwhile_and_as_it_was_afterwards(make_model, trained: Path) -> None:
+    """With dropout on, a sample would not even be a function of its seed."""
+    tokenizer = bd3cli.load(str(trained)).tokenizer
+    model = make_model("bd3lm", vocab=259, dropout=0.5)
+    request = make_request(model, tokenizer, prompt="The ")
+    expected = generate(model, tokenizer, request, num=2).samples
+    model.train()
+    model.blocks[0].eval()  # someone keeps a part of it as it is
+    modes: list[bool] = []
+
+    def watch(rows: Rows, row: torch.Tensor, position: torch.Tensor) -> None:
+        modes.append(any(module.training for module in model.modules()))
+
+    assert generate(model, tokenizer, request, num=2, watch=watch).samples == expected
+    assert modes
+    assert not any(modes)
+    for _ in stream(model, tokenizer, request, num=2, seed=0):
+        assert model.training, "between two samples the caller has it as it was"
+    assert model.training
+    assert model.blocks[1].training
+    assert not any(module.training for module in model.blocks[0].modules())
+
+
+@pytest.mark.parametrize(
+    "hole",
+    ["99999999999", "9" * 5000, "10000001", "6000000] [MASK:6000000", "0" * 5000 + "99999999"],
+)
+def test_a_hole_of_absurd_length_is_a_mistake(trained: Path, hole: str) -> None:
+    run = bd3cli.load(str(trained))
+    with pytest.raises(InputError, match="longer than a sample can be: 10,000,000 tokens") as error:
+        make_request(run.model, run.tokenizer, template=f"a [MASK:{hole}]")
+    assert len(str(error.value)) < 200
+
+
+def test_leading_zeros_of_a_hole_are_nothing(trained: Path) -> None:
+    run = bd3cli.load(str(trained))
+    assert make_request(run.model, run.tokenizer, template="a[MASK:" + "0" * 5000 + "3]").length == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 10**12}, "at most 10,000,000 tokens, not 1000000000000"),
+        ({"length": 10**100}, "at most 10,000,000 tokens, not 1000000000000000"),
+        ({"sampler": "ancestral", "steps": 10**30}, "steps must lie between 1 and 1,000,000,000"),
+        ({"nucleus": float("nan")}, "nucleus must lie in"),
+        ({"temperature": float("inf")}, "temperature must be 0"),
+    ],
+)
+def test_absurdly_large_numbers_are_mistakes(trained: Path, options, message) -> None:
+    run = bd3cli.load(str(trained))
+    with pytest.raises(InputError) as error:
+        make_request(run.model, run.tokenizer, **options)
+    assert message in str(error.value)
 
 
 def test_token_entropy() -> None:

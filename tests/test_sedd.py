@@ -407,16 +407,22 @@ def test_who_sees_the_noise_level(overrides, seen: bool) -> None:
 
 
 def test_a_masking_that_draws_no_time_and_one_that_does_both_give_a_noise_level() -> None:
-    tokens, valid = torch.zeros(64, L, dtype=torch.long), torch.ones(64, L, dtype=torch.bool)
-    noise = MaskNoise.draw(64, L, L, 0)
-    for name in ("count", "bernoulli"):
+    """The level belongs to the mask: with n = 3 maskable tokens of which k are masked, p and k / n correlate.
+
+    `count`: k uniform in 1..n and p | k ~ Beta(k, n - k + 1), so that corr^2 = (n - 1) / (n + 1). `bernoulli`: p
+    uniform and k ~ Binomial(n, p), so that corr^2 = n / (n + 2).
+    """
+    rows = 2000
+    tokens, valid = torch.zeros(rows, L, dtype=torch.long), torch.ones(rows, L, dtype=torch.bool)
+    noise = MaskNoise.draw(rows, L, L, 0)
+    for name, expected in (("count", (2 / 4) ** 0.5), ("bernoulli", (3 / 5) ** 0.5)):
         objective = Objective.build(ObjectiveConfig(family="sedd", masking=name), MASK, L)
         batch: Batch = objective.batch(tokens, valid, noise, 0.0)
         assert batch.sigma is not None
-        assert batch.sigma.shape == (64,)
+        assert batch.sigma.shape == (rows,)
         p = 1 - torch.exp(-batch.sigma)
         share = (batch.x_t == MASK).sum(1) / 3
-        assert np.corrcoef(p, share)[0, 1] > 0.6  # it belongs to the mask
+        assert abs(np.corrcoef(p, share)[0, 1] - expected) < 4.5 * (1 - expected**2) / rows**0.5
     assert get_masking("bernoulli").uses_schedule
     plain = Objective.build(ObjectiveConfig(family="mdlm"), MASK, L)
     assert plain.batch(tokens, valid, noise, 0.0).sigma is None

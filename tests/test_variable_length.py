@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,35 @@ def test_a_sample_ends_with_its_first_eos_but_not_at_position_0() -> None:
     rule = StopRule(eos_id=9)
     assert rule.find(torch.tensor([9, 1, 2]), 1) is None
     assert rule.find(torch.tensor([9, 1, 9, 2, 9]), 1) == (3, "eos")
+
+
+EOS_RULES = [
+    ("a[MASK:3]b", None),  # given text behind the hole: an EOS in it ends nothing
+    ("a[MASK:6]", 2),  # a hole at the end is text like any other
+    ("a[MASK:3]b[MASK:5]", 6),
+    ("[MASK:4]", 1),
+    (None, 2),
+]
+
+
+@pytest.mark.parametrize(("template", "first"), EOS_RULES)
+def test_until_eos_never_cuts_what_was_given(trained: Path, template: str | None, first: int | None) -> None:
+    """A network that writes EOS everywhere: samples end with the first one behind all that was given."""
+    run = bd3cli.load(str(trained))
+    with torch.no_grad():
+        run.model.projection[1][257] += 1e4
+    stop = StopRule(run.tokenizer.eos_id)
+    options = {"prompt": "a"} if template is None else {"template": template}
+    request = make_request(run.model, run.tokenizer, stop=stop, **options)
+    for sampler in ("first-hitting", "confidence", "ancestral"):
+        made = generate(run.model, run.tokenizer, replace(request, sampler=sampler), num=2)
+        for sample in made.samples:
+            expected = request.length if first is None else first + 1
+            assert (sample.length, sample.stop) == (expected, "length" if first is None else "eos")
+            assert sample.tokens[-1] == (ord("b") if first is None else 257)
+            given = [i for i, token in enumerate(request.prompt) if token != 258]
+            assert [sample.tokens[i] for i in given] == [request.prompt[i] for i in given]
+        assert made.generated == 2 * (expected - len(given)), "what is filled into holes is generated"
 
 
 def test_a_repetitive_sample_ends_before_the_window_that_shows_it() -> None:

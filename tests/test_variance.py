@@ -191,15 +191,24 @@ def test_gradient_variance_is_the_enumerated_one(make_model) -> None:
         parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradients.append(torch.cat([g.flatten().double() for g in parts if g is not None]))
         chances.append(chance)
-    mean = sum(p * g for p, g in zip(chances, gradients, strict=True))
-    expected = sum(p * float((g - mean).square().sum()) for p, g in zip(chances, gradients, strict=True))
+    # a pair of batches draws two of the three gradients: mean and standard deviation of what it gives
+    g, p = torch.stack(gradients), torch.tensor(chances, dtype=torch.float64)
+
+    def moments(of_a_pair: Tensor) -> tuple[float, float]:
+        mean = float(p @ of_a_pair @ p)
+        return mean, float(p @ (of_a_pair - mean).square() @ p) ** 0.5
+
+    halves, halves_spread = moments(torch.cdist(g, g).square() / 2)
+    products, products_spread = moments(g @ g.T)
+    assert halves == pytest.approx(float(p @ (g - p @ g).square().sum(1)))  # which is the variance
     found = gradient_variance(model, objective(2), batches)
     assert found is not None
     assert found.mean is not None
-    assert len(found.variances) == 150
-    assert abs(found.value - expected) < 4.5 * found.mean.stderr
-    assert found.mean.stderr < 0.1 * expected
-    assert found.relative == pytest.approx(expected / float(mean.square().sum()), rel=0.2)
+    pairs = len(found.variances)
+    assert pairs == 150
+    assert abs(found.value - halves) < 4.5 * halves_spread / pairs**0.5
+    assert found.mean.stderr == pytest.approx(halves_spread / pairs**0.5, rel=0.3)
+    assert abs(found.value / found.relative - products) < 4.5 * products_spread / pairs**0.5
 
 
 def test_batches_are_the_same_for_all_and_no_larger_than_there_is() -> None:

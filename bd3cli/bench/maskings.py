@@ -20,6 +20,7 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
 from bd3cli.resolve import Resolved, layered
+from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.loop import train
@@ -112,15 +113,24 @@ def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
     values = json.loads(json.dumps(base.values()))
     path = out / COMPARISON
     if path.is_file():
-        before = _read(path)["recipe"]
+        document = _read(path)
+        before = document["recipe"]
         changed = [key for key in values if values[key] != before.get(key)]
+        if (drawn := document.get("stream_version", 1)) != STREAM_VERSION:
+            raise InputError(
+                f"{out} compares runs whose random streams have version {drawn}; those of version {STREAM_VERSION} "
+                "do not share masks and order with them. Use another OUT, or the bd3cli that began it."
+            )
         if changed:
             listed = ", ".join(f"{key} ({before.get(key)!r} -> {values[key]!r})" for key in changed)
             raise InputError(f"{out} compares runs of another recipe: {listed}. Leave these out, or use another OUT.")
     else:
         RunDirectory(out).refuse_unfit()
         out.mkdir(parents=True, exist_ok=True)
-    document = {"comparison": asdict(comparison), "recipe": values, "environment": _environment()}
+    document = {
+        "comparison": asdict(comparison), "recipe": values, "stream_version": STREAM_VERSION,
+        "environment": _environment(),
+    }  # fmt: skip
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -28,8 +28,8 @@ def emit_json(document: dict[str, Any]) -> None:
 
 
 def json_line(document: dict[str, Any]) -> str:
-    """`document` as one line of JSON."""
-    return json.dumps(finite(document), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    """`document` as one line of JSON, in ASCII so that it is the same bytes whatever encoding it passes through."""
+    return json.dumps(finite(document), allow_nan=False, default=str) + "\n"
 
 
 def finite(value: Any) -> Any:

@@ -88,11 +88,14 @@ def measure(run: Run, packed: PackedSplit, **options: Any) -> Likelihood:
 
 
 def describe(run: Run, packed: PackedSplit) -> dict[str, Any]:
-    """Which weights were measured, on which tokens."""
+    """Which weights were measured, on which tokens, with which random streams."""
+    from bd3cli.rng import STREAM_VERSION
+
     return {
         "run": str(run.path),
         "checkpoint": run.checkpoint,
         "step": run.step,
+        "stream_version": STREAM_VERSION,
         "family": run.config.family,
         "block_size": run.config.block_size,
         "length": run.config.length,

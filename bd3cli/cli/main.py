@@ -27,6 +27,7 @@ from bd3cli.cli import (
     weights,
     zeroshot,
 )
+from bd3cli.cli.streams import reliable_streams, undelivered
 from bd3cli.errors import BD3Error, Followed
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
@@ -87,22 +88,33 @@ def main(argv: list[str] | None = None) -> None:
 
     Errors meant for the user become one line on stderr; anything else is a defect and says so.
     """
-    arguments = hoist_global_flags(sys.argv[1:] if argv is None else argv)
+    with reliable_streams():
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:
+            code = 130
+        if (error := undelivered()) is not None:
+            _report(f"the output could not be written: {error.strerror}. Files the command writes are complete.", error)
+            code = code or 1
+    sys.exit(code)
+
+
+def _run(argv: list[str]) -> int:
+    """Run a command line; its exit code."""
     try:
-        app(args=arguments, prog_name="bd3cli")
+        app(args=hoist_global_flags(argv), prog_name="bd3cli")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except Followed as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BD3Error as error:
         _report(str(error), error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return error.exit_code
     except (MemoryError, RuntimeError, OSError) as error:
         _report(f"{type(error).__name__}: {error}. Run again with --debug for the traceback.", error)
-        sys.exit(1)
     except Exception as error:
         _report(f"this is a defect in bd3cli ({type(error).__name__}: {error}). --debug shows where.", error)
-        sys.exit(1)
+    return 1
 
 
 def hoist_global_flags(arguments: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice, print_table
+from bd3cli.cli.streams import reader_has_left
 
 if TYPE_CHECKING:
     from bd3cli.evaluation.generative import GenerativePerplexity
@@ -57,7 +58,9 @@ def sample(
     ] = None,
     nucleus: Annotated[float, typer.Option(help="Smallest token set with this probability.", metavar="P")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Only the K most probable tokens.", metavar="K")] = None,
-    temperature: Annotated[float, typer.Option(help="Divides the logits.", metavar="T")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(help="Divides the logits; 0: the most probable token.", metavar="T")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Sample i depends on seed + i alone.", metavar="N")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples generated together.", min=1, metavar="N")] = 16,
     cache: Annotated[bool, typer.Option(help="Reuse keys and values; same tokens, faster.")] = True,
@@ -100,7 +103,7 @@ def sample(
         emit_json({"run": str(path), "checkpoint": run.checkpoint, **_document(request, result, verdict)})
     else:
         _summarise(request, result, verdict)
-    if result.interrupted:
+    if result.interrupted and not reader_has_left():
         notice(f"interrupted: {sum(s.stop != 'interrupted' for s in result.samples)} of {num} sample(s) finished")
         raise typer.Exit(130)
 
@@ -159,7 +162,7 @@ def _generate(
 
             result = generate(
                 run.model, run.tokenizer, request, num=num, seed=seed, batch_size=batch_size, watch=watch,
-                stopped=lambda: bool(received), each=each,
+                stopped=lambda: bool(received) or reader_has_left(), each=each,
             )  # fmt: skip
     finally:
         tracer.close()
@@ -178,12 +181,15 @@ def _print_sample(item: Sample, num: int, seed: int) -> None:
 
 
 def _document(request: Request, result: SampleSet, verdict: GenerativePerplexity | None) -> dict[str, Any]:
+    from bd3cli.rng import STREAM_VERSION
+
     samples = [
         {"text": s.text, "tokens": s.tokens, "length": s.length, "nfe": s.nfe, "stop": s.stop, "seed": s.seed}
         for s in result.samples
     ]
     document: dict[str, Any] = {
         "sampler": request.sampler,
+        "stream_version": STREAM_VERSION,
         "samples": samples,
         "tokens_per_second": result.tokens_per_second,
         "nfe": _mean_nfe(result),

@@ -54,6 +54,7 @@ def zeroshot(
     """
     from bd3cli.cli.data import check_split
     from bd3cli.evaluation import zero_shot as library
+    from bd3cli.rng import STREAM_VERSION
     from bd3cli.runs import Run
 
     chosen = check_split(split)
@@ -83,6 +84,7 @@ def zeroshot(
                 "rows": [row.summary() for row in rows],
                 "missing": [{"dataset": name, "reason": reason} for name, reason in missing.items()],
                 "policy": library.policy(chosen),
+                "stream_version": STREAM_VERSION,
             }
         )
     else:

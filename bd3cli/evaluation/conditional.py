@@ -21,7 +21,7 @@ from bd3cli.diffusion.batch import autoregressive_batch, masked_batch, token_nll
 from bd3cli.errors import InputError
 from bd3cli.evaluation.estimators import make_estimator
 from bd3cli.maskings import MaskDraw
-from bd3cli.model import Transformer
+from bd3cli.model import Transformer, evaluating
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def conditional_nelbo(
     """Nats of each continuation given its context [n]: exact for ``ar``, else an estimate of an upper bound.
 
     A request that is longer than the model's length loses the beginning of its context. A request's masks
-    depend on the seed and its place in the list only.
+    depend on the seed and its place in the list only. Dropout is off meanwhile, whatever mode the model is in.
 
     Raises:
         InputError: an empty continuation or one that is longer than the model, or a network that sees time.
@@ -71,13 +71,16 @@ def conditional_nelbo(
         total = torch.zeros(len(part), dtype=torch.float64)
         if scheme is None:
             batch = autoregressive_batch(tokens, free)
-            total.index_add_(0, batch.row, token_nll(model, batch.to(device)).double().cpu())
+            with evaluating(model):
+                nll = token_nll(model, batch.to(device))
+            total.index_add_(0, batch.row, nll.double().cpu())
         else:
             assert config.mask_id is not None
             for draw in scheme.draws(part, free):
                 batch = masked_batch(tokens, valid, draw, config.mask_id, config.block_size)
-                nll = token_nll(model, batch.to(device)).double().cpu()
-                total.index_add_(0, batch.row, nll * batch.weight)
+                with evaluating(model):
+                    nll = token_nll(model, batch.to(device))
+                total.index_add_(0, batch.row, nll.double().cpu() * batch.weight)
         out.append(total.numpy())
     return np.concatenate(out) if out else np.zeros(0)
 
@@ -100,7 +103,8 @@ def greedy_matches(model: Transformer, requests: Sequence[Request], bos_id: int,
             ones = torch.ones(len(tokens), config.length // config.block_size, dtype=torch.float64)
             batch = masked_batch(tokens, valid, MaskDraw(free, ones, ones, ones), config.mask_id, config.block_size)
         there = batch.to(device)
-        logits = model.logits(model(there.x_t, there.x_0).flatten(0, 1)[there.index]).float()
+        with evaluating(model):
+            logits = model.logits(model(there.x_t, there.x_0).flatten(0, 1)[there.index]).float()
         if config.mask_id is not None:
             logits[:, config.mask_id] = -torch.inf
         wrong = (logits.argmax(-1) != there.target).cpu()

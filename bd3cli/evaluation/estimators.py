@@ -20,7 +20,7 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation.subsets import spread
 from bd3cli.maskings import MaskDraw
 from bd3cli.maskings.base import lowest
-from bd3cli.rng import generator, stratified
+from bd3cli.rng import generator, stratified, uniform
 
 T_MIN = 1e-3  # smallest time of the `uniform` estimator, as in the paper's evaluation
 LARGEST_EXACT_BLOCK = 4
@@ -104,17 +104,15 @@ class Strata:
         rows = []
         for index in sequences:
             g = generator(self.seed, "strata", index)
-            within = (torch.randperm(blocks, generator=g).double() + across[index]) / blocks  # [N]
-            cells = torch.rand(self.draws, blocks, generator=g, dtype=torch.float64).argsort(0)  # [D, N]
+            within = (torch.from_numpy(g.permutation(blocks)) + across[index]) / blocks  # [N]
+            cells = torch.from_numpy(g.random((self.draws, blocks))).argsort(0)  # [D, N]
             rows.append((cells.double() + within) / self.draws)
         return torch.stack(rows)
 
     def positions(self, sequences: list[int], length: int) -> Tensor:
         """[n, D, L] independent float64 uniforms."""
         shape = (self.draws, length)
-        return torch.stack(
-            [torch.rand(shape, generator=generator(self.seed, "positions", i), dtype=torch.float64) for i in sequences]
-        )
+        return torch.stack([uniform(shape, self.seed, "positions", i) for i in sequences])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bd3cli.data.hub_libraries import brief
 from bd3cli.errors import InputError
 from bd3cli.evaluation.estimators import make_estimator
 from bd3cli.evaluation.likelihood import sequence_nelbo
+from bd3cli.model import evaluating
 
 if TYPE_CHECKING:
     from bd3cli.data import Tokenizer
@@ -114,9 +115,10 @@ class RunJudge(Judge):
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
     def nats(self, ids: list[int]) -> float:
-        if self.bound:
-            return self._nelbo(ids)
-        return sliding_nats(ids, self.window, self.stride, self._window_nats)
+        with evaluating(self.run.model):
+            if self.bound:
+                return self._nelbo(ids)
+            return sliding_nats(ids, self.window, self.stride, self._window_nats)
 
     def _window_nats(self, window: Tensor) -> Tensor:
         model = self.run.model

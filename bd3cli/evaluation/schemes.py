@@ -14,9 +14,10 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme
 from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean
-from bd3cli.evaluation.variance import Batches, Spread, evaluating, gradient_variance, nelbo_variance
+from bd3cli.evaluation.variance import Batches, Spread, gradient_variance, nelbo_variance
 from bd3cli.maskings import Masking, MaskNoise
-from bd3cli.model import Transformer
+from bd3cli.model import Transformer, evaluating
+from bd3cli.rng import permutation
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.trainer import token_counts
@@ -121,7 +122,7 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
         return learner.masking(), f"in training, up to step {run.step}"
     learned = LearnedMasking(masking, learner, objective.block_size)
     split, size = run.split("train"), recipe.train.batch_size
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
+    order = permutation(len(split), "learning").tolist()
     count = min(LEARNING_BATCHES, max(len(order) // size, 1))
     device = next(run.model.parameters()).device
     with evaluating(run.model), torch.inference_mode():

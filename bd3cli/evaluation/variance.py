@@ -18,7 +18,6 @@ Shapes: B sequences, N blocks, M batches, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +31,8 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean, mean_of
 from bd3cli.maskings import MaskNoise
-from bd3cli.model import Transformer
-from bd3cli.rng import generator, uniform
+from bd3cli.model import Transformer, evaluating
+from bd3cli.rng import permutation, uniform
 
 MOST_BATCHES = 100
 AT_END = 1.0  # schedules that move with training are taken at its end
@@ -93,7 +92,7 @@ class Batches:
         if len(sequences) < 2:
             raise InputError(f"A variance needs at least 2 sequences, not {len(sequences)}. Raise --sequences.")
         size = min(batch_size, len(sequences))
-        order = [sequences[i] for i in torch.randperm(len(sequences), generator=generator("variance")).tolist()]
+        order = [sequences[i] for i in permutation(len(sequences), "variance").tolist()]
         found = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
         return Batches(split, found[:count], seed)
 
@@ -163,17 +162,6 @@ def independent_noise(batch: int, length: int, block_size: int, *key: int | str)
         position=uniform((batch, length), *key, "independent position"),
         level=uniform((batch,), *key, "independent level"),
     )
-
-
-@contextmanager
-def evaluating(model: Transformer) -> Iterator[None]:
-    """Without dropout inside; as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _present(objective: Objective, valid: Tensor) -> Tensor:

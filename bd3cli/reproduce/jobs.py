@@ -12,6 +12,7 @@ from bd3cli import __version__
 from bd3cli.data.hashing import digest
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.tables import Objective, Row, Table
+from bd3cli.rng import STREAM_VERSION
 
 JUDGE_SEED = 1000  # no row has it
 
@@ -37,7 +38,8 @@ class TrainJob:
     def key(self) -> str:
         """Content hash."""
         parent = self.parent.key if self.parent else None
-        return digest([__version__, self.text, [list(pair) for pair in self.settings], self.seed, parent])
+        settings = [list(pair) for pair in self.settings]
+        return digest([__version__, STREAM_VERSION, self.text, settings, self.seed, parent])
 
     @cached_property
     def slug(self) -> str:

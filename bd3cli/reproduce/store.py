@@ -13,6 +13,7 @@ from bd3cli.data.hashing import digest
 from bd3cli.errors import InputError
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.jobs import TrainJob
+from bd3cli.rng import STREAM_VERSION
 from bd3cli.training.record import RECORD, RunDirectory
 
 
@@ -57,7 +58,7 @@ class Store:
             name: what is measured, for the file's name.
             key: everything that decides the outcome, JSON-like.
         """
-        path = self.path / "measured" / f"{name}-{digest(key)[:16]}.json"
+        path = self.path / "measured" / f"{name}-{digest([STREAM_VERSION, key])[:16]}.json"
         if path.is_file():
             try:
                 return {k: Measurement.from_dict(v) for k, v in json.loads(path.read_text()).items()}

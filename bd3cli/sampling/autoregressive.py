@@ -35,12 +35,14 @@ class Autoregressive(Batch):
             tokens = rows.tokens[span.rows, span.positions].to(self.device)
             hidden = self.model.extend(tokens, span, cache, counts.cumsum(0) - 1)
             begin += pending
+            rows.nfe += 1
             if self.request.cached:
                 cache.lengths = cache.lengths + counts
+            if begin < known:
+                self.took_in(watch)
         new, _ = self.choose(hidden, rows.uniform(1).squeeze(1))
         rows.tokens[:, known] = new
         rows.known += 1
-        rows.nfe += 1
         watch(rows, torch.arange(len(rows)), torch.full((len(rows),), known))
 
     def keep(self, rows: Tensor) -> None:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Finished:
-    """A row that is done: its seed, its tokens [n], network evaluations it took part in, and why it ended."""
+    """A row that is done: its seed, its tokens [n], the network evaluations it took part in, and why it ended."""
 
     seed: int
     tokens: Tensor
@@ -68,14 +69,14 @@ class Rows:
         seeds: [B].
         tokens: [B, n] on the CPU, the mask id where a token is not known yet.
         known: [B] how many tokens from the first are final.
-        nfe: [B] network evaluations.
+        nfe: [B] network evaluations, those that only took in a part of the prompt among them.
     """
 
     seeds: list[int]
     tokens: Tensor
     known: Tensor
     nfe: Tensor
-    _streams: list[torch.Generator]
+    _streams: list[np.random.Generator]
 
     @staticmethod
     def start(seeds: list[int], prompt: tuple[int, ...], length: int, fill: int) -> Rows:
@@ -91,7 +92,7 @@ class Rows:
     def uniform(self, n: int, rows: Tensor | None = None) -> Tensor:
         """The next `n` float64 uniforms in [0, 1) of each of `rows` (None: all), [rows, n]."""
         chosen = self._streams if rows is None else [self._streams[i] for i in rows.tolist()]
-        return torch.stack([torch.rand(n, generator=g, dtype=torch.float64) for g in chosen])
+        return torch.from_numpy(np.stack([g.random(n) for g in chosen]))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all but `rows` (increasing)."""
@@ -122,6 +123,8 @@ class Batch(ABC):
         self.mask_id = -1 if model.config.mask_id is None else model.config.mask_id
         self.rows = self.start(seeds)
         self._looked = self.rows.known.clone()
+        # behind the last token that was given: what comes there may be cut off by a stop rule
+        self._given = max((i + 1 for i, token in enumerate(request.prompt) if token != self.mask_id), default=0)
 
     @abstractmethod
     def start(self, seeds: list[int]) -> Rows:
@@ -130,6 +133,11 @@ class Batch(ABC):
     @abstractmethod
     def step(self, watch: Watch) -> None:
         """At least one network evaluation of every row, after which `rows.known` says what is final."""
+
+    def took_in(self, watch: Watch) -> None:
+        """Tell of an evaluation that took in a part of the prompt and revealed nothing."""
+        nothing = torch.zeros(0, dtype=torch.long)
+        watch(self.rows, nothing, nothing)
 
     def choose(self, hidden: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens for final hidden states [m, d], and the probability of the most probable ones, on the CPU."""
@@ -145,7 +153,7 @@ class Batch(ABC):
         rows, request, done = self.rows, self.request, {}
         for i in (rows.known != self._looked).nonzero().flatten().tolist():
             end, why = int(rows.known[i]), None
-            if request.stop is not None and (found := request.stop.find(rows.tokens[i, :end], len(request.prompt))):
+            if request.stop is not None and (found := request.stop.find(rows.tokens[i, :end], self._given)):
                 end, why = found
             if end > request.length or (why is None and end == request.length):
                 end, why = request.length, "length"

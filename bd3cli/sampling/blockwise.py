@@ -63,6 +63,8 @@ class Blockwise(Batch):
         places = rows.known.unsqueeze(1) + torch.arange(self.size)
         masked = rows.tokens.gather(1, places) == self.mask_id
         row, place = self._due(masked).nonzero(as_tuple=True)
+        if not self.timed:
+            self._take_in_prompt(watch)
         hidden = self._at_noise_level(row, place) if self.timed else self._extend(row, place)
         new, top = self.choose(hidden, self.u[row, place])
         accepted = self.accept(torch.full(masked.shape, -1.0, dtype=top.dtype).index_put_((row, place), top))
@@ -77,7 +79,6 @@ class Blockwise(Batch):
     def _extend(self, row: Tensor, place: Tensor) -> Tensor:
         """Final hidden states [m, d] at places of the rows' blocks, earlier blocks taken from the cache."""
         rows, cache = self.rows, self.cache
-        self._take_in_prompt()
         span = cache.span(rows.known + self.size - cache.lengths)
         wanted = span.counts.cumsum(0)[row] - self.size + place
         tokens = rows.tokens[span.rows, span.positions]
@@ -118,8 +119,8 @@ class Blockwise(Batch):
             self.moments[rows], self.u[rows] = u[:, : self.size], u[:, self.size :]
             self.turns[rows] = self.order(u[:, : self.size])
 
-    def _take_in_prompt(self) -> None:
-        """Commit what a long prompt has beyond what one pass may add."""
+    def _take_in_prompt(self, watch: Watch) -> None:
+        """Commit what a long prompt has beyond what one pass may add, in evaluations of their own."""
         rows, cache = self.rows, self.cache
         while self.request.cached and int((rows.known + self.size - cache.lengths).max()) > cache.room:
             counts = (rows.known - cache.lengths).clamp_max(cache.room)
@@ -127,3 +128,5 @@ class Blockwise(Batch):
             tokens = rows.tokens[span.rows, span.positions]
             self.model.extend(tokens.to(self.device), span, cache, torch.zeros(1, dtype=torch.long))
             cache.lengths = cache.lengths + counts
+            rows.nfe += counts > 0
+            self.took_in(watch)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bd3cli.errors import InputError
+
 CELL = 256  # tokens whose weights are summed before the running sum is looked at
 AT_ONCE = 1 << 16  # weights held at once: more than the cache holds is several times slower
 
@@ -20,12 +22,24 @@ class Choice:
             crosses the threshold is kept, so the set is never empty (Holtzman et al. 2020).
         top_k: keep this many most probable tokens; None keeps all. Applied before the nucleus, which is then
             measured within them. Of equally probable tokens the ones with lower ids are kept.
-        temperature: divides the logits.
+        temperature: divides the logits. 0 takes the most probable token, of equally probable ones the one with the
+            lowest id: greedy.
+
+    Raises:
+        InputError: a value that makes no sense.
     """
 
     nucleus: float = 1.0
     top_k: int | None = None
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.nucleus <= 1:
+            raise InputError(f"nucleus must lie in (0, 1], not {self.nucleus}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top-k must be at least 1, not {self.top_k}.")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature must be 0 (greedy) or a positive number, not {self.temperature}.")
 
 
 def choose_tokens(
@@ -36,15 +50,19 @@ def choose_tokens(
     The mask token is never chosen. What the choice keeps is renormalised.
 
     Returns:
-        ids [n], and the probability of the most probable token [n], before anything is left out.
+        ids [n], and the probability of the most probable token [n], before anything is left out; under greedy
+        choice, where it would always be 1, that of the logits themselves.
     """
     ids, tops = [], []
     rows = max(1, AT_ONCE // logits.shape[-1])
     for start in range(0, len(logits), rows):
-        weights, total = _weights(logits[start : start + rows], mask_id, choice.temperature)
+        weights, total = _weights(logits[start : start + rows], mask_id, choice.temperature or 1.0)
         tops.append(1 / total)  # the largest weight is 1
         part = u[start : start + rows].to(weights.device)
-        if choice.nucleus < 1 or choice.top_k is not None:
+        if choice.temperature == 0:
+            places = torch.arange(weights.shape[-1], device=weights.device)
+            ids.append(torch.where(weights == 1, places, weights.shape[-1]).amin(-1))  # the largest weight is 1
+        elif choice.nucleus < 1 or choice.top_k is not None:
             ids += [_choose_kept(row, x, choice).unsqueeze(0) for row, x in zip(weights, part, strict=True)]
         else:
             ids.append(inverse(weights, part))

@@ -10,7 +10,7 @@ import torch
 
 from bd3cli.data import Tokenizer
 from bd3cli.errors import InputError
-from bd3cli.model import Transformer
+from bd3cli.model import Transformer, evaluating
 from bd3cli.sampling.base import Finished, Request, Watch, ignore
 from bd3cli.sampling.registry import SAMPLERS
 from bd3cli.sampling.stopping import entropy
@@ -24,7 +24,7 @@ class Sample:
         tokens: ids, BOS and prompt included.
         text: decoded, special tokens dropped.
         length: number of tokens.
-        nfe: network evaluations this row took part in.
+        nfe: network evaluations this row took part in, those that took in a long prompt among them.
         stop: why it ended: ``length``, ``eos``, ``entropy``, or ``interrupted``.
         seed: with ``--num 1 --seed`` this number gives the same sample again.
     """
@@ -43,7 +43,7 @@ class SampleSet:
 
     Attributes:
         seconds: wall time of generation.
-        generated: new tokens over all samples (prompts not counted).
+        generated: new tokens over all samples (what was given is not counted; the holes of a template are).
         interrupted: whether it was cut short; a sample that was under way ends with ``interrupted``.
     """
 
@@ -76,6 +76,8 @@ def generate(
 ) -> SampleSet:
     """`num` samples; sample i depends on ``seed + i`` alone, whatever the batch size and `num`.
 
+    Dropout is off meanwhile, whatever mode the model is in.
+
     Args:
         request: from `bd3cli.sampling.make_request`.
         batch_size: rows generated together.
@@ -90,7 +92,8 @@ def generate(
         samples.append(sample)
         each(sample)
     seconds = time.perf_counter() - clock
-    new = sum(max(0, sample.length - len(request.prompt)) for sample in samples)
+    given = [token != model.config.mask_id for token in request.prompt]
+    new = sum(sample.length - sum(given[: sample.length]) for sample in samples)
     cut = len(samples) < num or any(sample.stop == "interrupted" for sample in samples)
     return SampleSet(sorted(samples, key=lambda sample: sample.seed), seconds, new, cut)
 
@@ -113,10 +116,10 @@ def stream(
         raise InputError(f"The batch size must be at least 1, not {batch_size}.")
     make = SAMPLERS[request.sampler].make
     for start in range(0, num, batch_size):
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(model):
             batch = make(model, request, [seed + i for i in range(start, min(start + batch_size, num))])
         while batch.rows:
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluating(model):
                 batch.step(watch)
                 done = batch.finish()
             yield from (_sample(row, tokenizer) for row in done)

@@ -14,6 +14,8 @@ from bd3cli.sampling.registry import SAMPLERS, choose_sampler
 from bd3cli.sampling.stopping import StopRule
 
 HOLE = re.compile(r"(?<!\\)\[MASK:(\d+)\]")
+LONGEST = 10_000_000  # tokens of a sample: what a list of them takes is a gigabyte
+MOST_STEPS = 1_000_000_000  # more cells of time than float64 uniforms tell apart are of no use
 DEFAULT = Request(2, ())
 
 
@@ -45,7 +47,7 @@ def make_request(
         stop: ends samples early.
 
     Raises:
-        InputError: a combination that cannot be served, or an option the sampler would not read.
+        InputError: a combination that cannot be served, a value out of range, or an option the sampler would not read.
     """
     name = choose_sampler(model.config, sampler)
     for key, value in (("steps", steps), ("threshold", threshold), ("stride", stride)):
@@ -62,7 +64,7 @@ def make_request(
         ids = (tokenizer.bos_id, *tokenizer.encode(prompt))
     wanted = length if length is not None else model.config.length if template is None else len(ids)
     _check_length(model.config, name, wanted, ids, template is not None)
-    _check_options(model.config, nucleus, top_k, temperature, steps, threshold, stride)
+    _check_options(model.config, steps, threshold, stride)
     options: dict[str, Any] = {"steps": steps, "threshold": threshold, "stride": stride}
     return Request(
         length=wanted,
@@ -85,16 +87,27 @@ def template_ids(template: str, tokenizer: Tokenizer, config: TransformerConfig)
     assert config.mask_id is not None
     ids = [tokenizer.bos_id]
     pieces = HOLE.split(template)
-    for text, hole in zip(pieces[::2], [*pieces[1::2], "0"], strict=True):
+    holes = [int(digits[-9:]) if not digits[:-9].strip("0") else LONGEST + 1 for digits in pieces[1::2]]
+    if sum(holes) > LONGEST:
+        listed = ", ".join(f"[MASK:{digits}]" for digits in pieces[1::2])
+        raise InputError(
+            f"The template's holes ({_shortened(listed)}) are longer than a sample can be: {LONGEST:,} tokens. "
+            "Make them shorter."
+        )
+    for text, hole in zip(pieces[::2], [*holes, 0], strict=True):
         ids += tokenizer.encode(text.replace("\\[MASK:", "[MASK:"))
-        ids += [config.mask_id] * int(hole)
+        ids += [config.mask_id] * hole
     if config.mask_id not in ids:
-        raise InputError(f"The template {template!r} has no hole. Write [MASK:n] where n tokens are to be filled in.")
+        raise InputError(
+            f"The template {_shortened(template)!r} has no hole. Write [MASK:n] where n tokens are to be filled in."
+        )
     return tuple(ids)
 
 
 def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tuple[int, ...], template: bool) -> None:
     context = config.length
+    if wanted > LONGEST:
+        raise InputError(f"The length must be at most {LONGEST:,} tokens, not {_shortened(str(wanted))}.")
     if wanted < 2:
         raise InputError(f"The length must be at least 2 tokens, BOS among them, not {wanted}.")
     if wanted > context and config.block_size == context and sampler != "semi-ar":
@@ -110,23 +123,15 @@ def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tup
 
 
 def _check_options(
-    config: TransformerConfig,
-    nucleus: float,
-    top_k: int | None,
-    temperature: float,
-    steps: int | None,
-    threshold: float | None,
-    stride: int | None,
+    config: TransformerConfig, steps: int | None, threshold: float | None, stride: int | None
 ) -> None:
-    if not 0 < nucleus <= 1:
-        raise InputError(f"nucleus must lie in (0, 1], not {nucleus}.")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top-k must be at least 1, not {top_k}.")
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature must be positive, not {temperature}.")
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be at least 1, not {steps}.")
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise InputError(f"steps must lie between 1 and {MOST_STEPS:,}, not {steps}.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold must lie between 0 and 1, not {threshold}.")
     if stride is not None and not 1 <= stride < config.length:
         raise InputError(f"stride must lie between 1 and {config.length - 1}, below the context, not {stride}.")
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

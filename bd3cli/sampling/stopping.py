@@ -17,9 +17,10 @@ UPSTREAM_NATS = 4.0  # the published code's threshold, made for GPT-2 tokens
 
 @dataclass(frozen=True)
 class StopRule:
-    """The first EOS after position 0, or low entropy of the last `WINDOW` tokens.
+    """The first EOS behind all that was given, or low entropy of the last `WINDOW` tokens.
 
-    A sample ends with its EOS. One that has become repetitive ends before the window that shows it.
+    A sample ends with its EOS. One that has become repetitive ends before the window that shows it. An EOS in
+    a hole of a template with given text behind it ends nothing: what is given is never cut off.
 
     Attributes:
         eos_id: id that ends a document.
@@ -29,14 +30,14 @@ class StopRule:
     eos_id: int
     min_entropy: float | None = None
 
-    def find(self, tokens: Tensor, prompt: int) -> tuple[int, str] | None:
-        """Length to cut final `tokens` [n] to, and why; None to go on. Nothing of the prompt is cut."""
-        ends = (tokens[prompt:] == self.eos_id).nonzero()
+    def find(self, tokens: Tensor, given: int) -> tuple[int, str] | None:
+        """Length to cut final `tokens` [n] to, and why; None to go on. The first `given` stay."""
+        ends = (tokens[given:] == self.eos_id).nonzero()
         if len(ends):
-            return prompt + int(ends[0]) + 1, "eos"
+            return given + int(ends[0]) + 1, "eos"
         n = len(tokens)
-        if self.min_entropy is not None and n - prompt >= WINDOW and entropy(tokens[n - WINDOW :]) < self.min_entropy:
-            return max(prompt, n - WINDOW), "entropy"
+        if self.min_entropy is not None and n - given >= WINDOW and entropy(tokens[n - WINDOW :]) < self.min_entropy:
+            return max(given, n - WINDOW), "entropy"
         return None
 
 

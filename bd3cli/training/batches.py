@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bd3cli.rng import generator
+from bd3cli.rng import permutation
 
 
 @dataclass
@@ -34,6 +34,6 @@ class DataOrder:
     def _at(self, position: int) -> int:
         epoch, offset = divmod(position, self.total)
         if epoch != self._epoch:
-            self._order = torch.randperm(self.total, generator=generator(self.seed, "order", epoch))
+            self._order = permutation(self.total, self.seed, "order", epoch)
             self._epoch = epoch
         return int(self._order[offset])

@@ -22,7 +22,7 @@ from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
 from bd3cli.resolve import Resolved
-from bd3cli.rng import derive_seed
+from bd3cli.rng import STREAM_VERSION, seed_torch
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import accumulating, joined, whole
 from bd3cli.training.finetune import Start
@@ -93,7 +93,8 @@ def train(
             if resume:
                 take_up(trainer, run, store, reporter)
             if resume and group.leads:
-                resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
+                this = {"step": trainer.step, "argv": argv or [], "stream_version": STREAM_VERSION}
+                resumes = [*run.read_record().get("resumes", []), this]
                 run.update_record(status="running", resumes=resumes, recipe=resolved.values())
             try:
                 with tracked(reporter, run, resolved, trainer.step) if group.leads else nullcontext(reporter) as told:
@@ -116,6 +117,12 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
     if trainer.group.leads:
         record = run.read_record()
         check_data_unchanged(record, trainer)
+        if (drawn := last_streams(record)) != STREAM_VERSION:
+            reporter.notice(
+                f"{run.path} drew its random numbers from streams of version {drawn}; this bd3cli has version "
+                f"{STREAM_VERSION}. Training goes on with other masks, order and dropout than it would have had: a "
+                "sound run, but not bit for bit the uninterrupted one."
+            )
         if not store.untouched():
             saved, refused = store.load_latest_good(partial(read_state, trainer))
             for text in refused:
@@ -139,6 +146,12 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
     if trainer.group.leads:
         run.rewind_metrics(trainer.step)
         store.mend_best(trainer.step)
+
+
+def last_streams(record: dict[str, Any]) -> int:
+    """The version of the random streams that a run drew from last; records older than the field mean 1."""
+    latest = [record, *record.get("resumes", [])][-1]
+    return int(latest.get("stream_version", 1))
 
 
 def run_steps(
@@ -239,7 +252,7 @@ def optimizer_step(trainer: Trainer, data: StepData, guard: Guard | None = None)
     """
     t, group = trainer.recipe.train, trainer.group
     own = (group.rank,) if group.rank else ()  # dropout differs between processes
-    torch.manual_seed(derive_seed(trainer.recipe.seed, "dropout", trainer.step, *own))
+    seed_torch(trainer.recipe.seed, "dropout", trainer.step, *own)
     total, nll = torch.zeros((), device=trainer.device), []
     trainer.model.train()
     for i, batch in enumerate(data.batches, start=1):

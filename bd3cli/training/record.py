@@ -22,6 +22,7 @@ from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins, metadata_version
 from bd3cli.registry import Registry
 from bd3cli.resolve import Resolved, to_toml
+from bd3cli.rng import STREAM_VERSION
 from bd3cli.spec import parse_spec
 
 RECORD, RECIPE, METRICS, LOCK = "run.json", "recipe.toml", "metrics.jsonl", ".lock"
@@ -187,6 +188,7 @@ def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, A
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": argv,
         "seed": resolved.recipe.seed,
+        "stream_version": STREAM_VERSION,
         "recipe": resolved.values(),
         "sources": resolved.sources,
         "versions": {"bd3cli": __version__, "python": platform.python_version()}

@@ -19,7 +19,7 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.model.state import require_fit
-from bd3cli.rng import derive_seed
+from bd3cli.rng import seed_torch
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import Checkpoint
@@ -149,7 +149,7 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
     }
     if recipe.objective.family != "ar":
         objective = replace(objective, token_counts=token_counts(splits["train"], tokenizer.vocab_size))
-    torch.manual_seed(derive_seed(recipe.seed, "initialisation"))
+    seed_torch(recipe.seed, "initialisation")
     model = Transformer(config, choice.name).to(device)
     average = make_average(model, recipe.train.ema) if recipe.train.ema else None
     loss = parallelise(TrainingLoss(model), model, parallel, device)

@@ -17,7 +17,7 @@ from bd3cli.maskings import Drawn, Learner, MaskContext, Masking, MaskNoise, Obs
 from bd3cli.maskings.adaptive import Adaptive, CountLearner, CountsFrom, bin_counts, count_bins
 from bd3cli.maskings.count import Count
 from bd3cli.resolve import resolve
-from bd3cli.rng import generator
+from bd3cli.rng import uniform
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_masking
 from bd3cli.training.learned import LearnedMasking
@@ -109,7 +109,7 @@ def test_each_n_has_its_own_q_and_loss_weights_count() -> None:
 @pytest.mark.parametrize("n", [1, 3, 16, 128])
 def test_counts_are_drawn_from_q_and_weighted_by_it(n: int) -> None:
     q = torch.zeros(n + 1, n + 1, dtype=torch.float64)
-    q[n, 1:] = torch.rand(n, generator=generator(n), dtype=torch.float64) + 0.1
+    q[n, 1:] = uniform((n,), n) + 0.1
     q[n] /= q[n].sum()
     draw = CountsFrom(q).draw(MaskNoise.draw(20_000, n, n, 5), around(20_000, n, n))
     k = draw.mask.sum(1)
@@ -137,14 +137,13 @@ def step_losses(step: int) -> tuple[list[Batch], list[torch.Tensor]]:
     """Two micro-batches of one step: 3 blocks of 4, losses that change from step to step."""
     batches, losses = [], []
     for part in range(2):
-        g = generator(step, part)
-        masked = torch.randint(1, 5, (1, 3), generator=g)
+        masked = 1 + (4 * uniform((1, 3), step, part, "masked")).long()
         index = torch.cat([4 * b + torch.arange(int(masked[0, b])) for b in range(3)])
         drawn = Drawn(masked, torch.full_like(masked, 4), torch.ones(1, 3).double())
         none = torch.zeros(len(index))
         x = torch.zeros(1, 12, dtype=torch.long)
         batches.append(Batch(x, None, index, index, none.double(), index * 0, drawn))
-        losses.append(torch.rand(len(index), generator=g) * (1 + step % 5))
+        losses.append(uniform((len(index),), step, part, "losses").float() * (1 + step % 5))
     return batches, losses
 
 

@@ -17,7 +17,7 @@ from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise, get_maski
 from bd3cli.maskings.base import lowest
 from bd3cli.maskings.bernoulli import Bernoulli, _count_within, require_attainable
 from bd3cli.maskings.count import Count
-from bd3cli.rng import generator, uniform
+from bd3cli.rng import uniform
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_masking
 
@@ -232,7 +232,7 @@ def test_no_attainable_fraction_is_refused() -> None:
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(1, 6), k=st.integers(0, 6), seed=st.integers(0, 10_000))
 def test_lowest_takes_the_smallest_keys(n: int, k: int, seed: int) -> None:
-    keys = torch.rand(1, 1, n, generator=generator(seed), dtype=torch.float64)
+    keys = uniform((1, 1, n), seed)
     mask = lowest(keys, torch.tensor([[min(k, n)]]), torch.ones(1, 1, n, dtype=torch.bool))
     assert int(mask.sum()) == min(k, n)
     if 0 < k < n:
