@@ -30,6 +30,7 @@ from bd3cli.training.guards import Guard
 from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
+from bd3cli.training.resume import check_horizon_unchanged, consequences
 from bd3cli.training.stopping import stop_requests
 from bd3cli.training.throughput import Throughput
 from bd3cli.training.tracking import require_trackers, tracked
@@ -94,8 +95,11 @@ def train(
             if resume:
                 take_up(trainer, run, store, reporter)
             if resume and group.leads:
-                resumes = [*run.read_record().get("resumes", []), {"step": trainer.step, "argv": argv or []}]
-                run.update_record(status="running", resumes=resumes, recipe=resolved.values())
+                record = run.read_record()
+                for text in consequences(record, trainer):
+                    reporter.notice(text)
+                resumes = [*record.get("resumes", []), {"step": trainer.step, "argv": argv or []}]
+                run.update_recipe(resolved, status="running", resumes=resumes)
             try:
                 with tracked(reporter, run, resolved, trainer.step) if group.leads else nullcontext(reporter) as told:
                     result = run_steps(trainer, run, store, told, deadline)
@@ -117,6 +121,7 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
     if trainer.group.leads:
         record = run.read_record()
         check_data_unchanged(record, trainer)
+        check_horizon_unchanged(record, trainer)
         if not store.untouched():
             saved, refused = store.load_latest_good(partial(read_state, trainer))
             for text in refused:
@@ -228,7 +233,7 @@ def step_data(trainer: Trainer, step: int) -> StepData:
         stop = min(start + micro, count)
         rows = slice(own.start + start, own.start + stop)
         part = noise.rows(rows.start, rows.stop)
-        batches.append(objective.batch(tokens[start:stop], valid[rows], part, step / t.steps))
+        batches.append(objective.batch(tokens[start:stop], valid[rows], part, recipe.progress(step)))
     return StepData(indices, int(maskable(valid).sum()), batches)
 
 
