@@ -154,7 +154,7 @@ def test_validations_that_search_the_clip_stay_where_they_are(tmp_path: Path, qu
     run = begin(tmp_path / "fixed", settings)
     assert resume_recipe(run, None, {}, ["train.validate_every=3"]).recipe.train.validate_every == 3
     run = begin(tmp_path / "search", (*settings, *search))
-    with pytest.raises(InputError, match=r"train.validate_every \(250 -> 3\)"):
+    with pytest.raises(InputError, match=r"train.validate_every \(250 -> 3\)\. The clip is searched for"):
         resume_recipe(run, None, {}, ["train.validate_every=3"])
 
 

@@ -67,8 +67,9 @@ def resume_recipe(
     changed = [key for key in after if after[key] != before[key] and key not in changeable(fixed)]
     if changed:
         listed = ", ".join(f"{key} ({before[key]!r} -> {after[key]!r})" for key in changed)
+        why = " The clip is searched for at every validation." if CHANGEABLE.intersection(changed) else ""
         raise InputError(
-            f"A resumed run keeps its recipe; these would change it: {listed}. Leave them out, or start a new run."
+            f"A resumed run keeps its recipe; these would change it: {listed}.{why} Leave them out, or start a new run."
         )
     if recorded.train.horizon is not None:
         return resolved
