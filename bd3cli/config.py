@@ -92,6 +92,9 @@ class TrainConfig:
     weight_decay: float = option(0.0, "AdamW weight decay")
     gradient_clip: float = option(1.0, "largest gradient norm; 0 turns clipping off")
     warmup: int = option(2500, "linear warmup steps; at most a tenth of the run is used")
+    horizon: int | None = option(
+        None, "steps that the tenth and a schedule that moves are measured by; None: the steps the run begins with"
+    )
     ema: float = option(0.9999, "decay of the weight average used in evaluation; 0 turns it off")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "bf16 autocast where the hardware has it")
     attention: str = option("auto", "block attention backend")
@@ -145,9 +148,18 @@ class Recipe:
         return self.objective.family == "sedd" or bool(self.model.time_conditioning)
 
     @property
+    def horizon(self) -> int:
+        """Steps by which everything that depends on the length of the run is measured."""
+        return self.train.steps if self.train.horizon is None else self.train.horizon
+
+    @property
     def warmup_steps(self) -> int:
-        """Warmup in effect: a tenth of the run at most, so that the learning rate arrives."""
-        return min(self.train.warmup, max(self.train.steps // 10, 1))
+        """Warmup in effect: a tenth of the horizon at most, so that the learning rate arrives."""
+        return min(self.train.warmup, max(self.horizon // 10, 1))
+
+    def progress(self, step: int) -> float:
+        """Fraction of the horizon done after `step` steps, for schedules that move; 1 beyond it."""
+        return min(step / self.horizon, 1.0)
 
     def __post_init__(self) -> None:
         check_recipe(self)
@@ -172,6 +184,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("train.batch_size", train.batch_size, 1),
         ("train.micro_batch_size", train.micro_batch_size, 1),
         ("train.warmup", train.warmup, 0),
+        ("train.horizon", train.horizon, 1),
         ("train.log_every", train.log_every, 1),
         ("train.validate_every", train.validate_every, 1),
         ("train.validate_sequences", train.validate_sequences, 2),

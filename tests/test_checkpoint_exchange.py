@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 import shutil
 import sys
 import types
@@ -117,6 +118,52 @@ def test_an_imported_checkpoint_is_evaluated_sampled_from_and_finetuned(make_mod
     assert (resumed.code, "bd3cli finetune" in resumed.err) == (2, True)
     with pytest.raises(InputError, match="no optimizer state"):
         CheckpointStore(tmp_path / "run" / "checkpoints").load().optimizer()
+
+
+def fsdp(name: str) -> str:
+    """As FSDP names the tensors of a network of which it wraps the blocks too."""
+    block = re.sub(r"^(blocks\.\d+)\.", r"\1._fsdp_wrapped_module.", name)
+    return f"_fsdp_wrapped_module.backbone._fsdp_wrapped_module.{block}"
+
+
+WRAPPINGS = {
+    "bare": "{}", "module": "module.{}", "DDP": "module.backbone.{}", "compiled": "_orig_mod.backbone.{}",
+    "compiled inside": "backbone._orig_mod.{}", "both": "module._orig_mod.backbone.{}",
+    "both inside": "backbone.module._orig_mod.{}", "model": "model.{}", "model of a model": "model.model.backbone.{}",
+    "Fabric": "_forward_module.module.backbone.{}", "checkpointing": "backbone._checkpoint_wrapped_module.{}",
+}  # fmt: skip
+NAMED = {title: pattern.format for title, pattern in WRAPPINGS.items()} | {"FSDP": fsdp}
+
+
+@pytest.mark.parametrize("wrapping", NAMED)
+def test_wrappings_are_taken_off_names_in_either_format(make_model, tmp_path: Path, cli, omega, wrapping: str) -> None:
+    model, named = small(make_model), NAMED[wrapping]
+    state = {named(name): value.clone().contiguous() for name, value in model.state_dict().items()}
+    clip = {named(name).replace("backbone.", ""): value for name, value in published(model).items() if "eps" in name}
+    folder = write(tmp_path / "folder", state | clip, describe(model))
+    file = lightning(tmp_path / "last.ckpt", model, omega(SETTINGS), state_dict=state)
+    for source in (folder, file):
+        out = tmp_path / f"run-{source.name}"
+        done = cli("checkpoint", "import", source, "--out", out, "--json")
+        assert done.code == 0, done.err
+        assert cli("checkpoint", "show", out, "--json").json["raw_weights_sha256"] == weights_sha256(model.state_dict())
+    assert bd3cli.load(str(tmp_path / "run-folder")).recipe.objective.clip == pytest.approx((0.3, 0.8))
+    average = bd3cli.load(str(tmp_path / "run-last.ckpt")).model.state_dict()
+    assert torch.equal(average["vocab_embed.embedding"], model.vocab_embed.embedding * 2)
+    assert weights_sha256(bd3cli.load(str(folder)).model.state_dict()) == weights_sha256(model.state_dict())
+    assert cli("checkpoint", "verify", folder).code == 0
+
+
+def test_two_tensors_of_one_name_are_refused_in_either_format(make_model, tmp_path: Path, cli, omega) -> None:
+    model = small(make_model)
+    state = published(model) | {"model.output_layer.linear.bias": torch.zeros(259)}
+    folder = write(tmp_path / "folder", state, describe(model))
+    file = lightning(tmp_path / "last.ckpt", model, omega(SETTINGS), state_dict=state)
+    for source in (folder, file):
+        refused = cli("checkpoint", "import", source, "--out", tmp_path / "run")
+        assert refused.code == 2
+        assert "two tensors for backbone.output_layer.linear.bias" in refused.err
+        assert "model.output_layer.linear.bias" in refused.err
 
 
 def broken(tensors: dict, kind: str) -> dict:

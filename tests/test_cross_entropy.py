@@ -57,3 +57,32 @@ def test_under_autocast_the_products_are_bfloat16_and_gradients_keep_their_type(
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
     assert all(x.grad is not None and x.grad.dtype == torch.float32 for x in tensors)
+
+
+def relative(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return ((value.double() - reference).norm() / reference.norm()).item()
+
+
+@pytest.mark.parametrize("rows", [16, 48, 64, 256, 1024])
+def test_in_bfloat16_the_gradients_are_as_good_as_one_product_however_many_slices(monkeypatch, rows: int) -> None:
+    """Against float64 on the rounded inputs, and against all rows' gradients in one bfloat16 product."""
+    m, d, v = 1000, 64, 300
+    monkeypatch.setattr(cross_entropy, "SLICE_BYTES", rows * v * 4)
+    g = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(*s, generator=g).bfloat16() for s in ((m, d), (v, d)))
+    weight, bias = weight * 0.125, torch.randn(v, generator=g).bfloat16()
+    target, factor = torch.randint(0, v, (m,), generator=g), torch.rand(m, generator=g)
+
+    exact = [x.double().requires_grad_() for x in (hidden, weight, bias)]
+    (plain(*exact, target, None) * factor).sum().backward()
+    slope = torch.addmm(bias, hidden, weight.t()).float().softmax(-1) * factor.unsqueeze(1)
+    slope = slope.scatter_add(1, target.unsqueeze(1), -factor.unsqueeze(1))
+    at_once = relative(slope.bfloat16().t() @ hidden, exact[1].grad)
+
+    ours = [x.float().requires_grad_() for x in (hidden, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        weighted_loss(*ours, target, factor, None)[0].backward()
+    assert 1e-3 < at_once < 3e-3
+    assert relative(ours[0].grad, exact[0].grad) < 3e-3
+    assert relative(ours[1].grad, exact[1].grad) < 1.1 * at_once
+    assert relative(ours[2].grad, exact[2].grad) < at_once

@@ -2,7 +2,8 @@
 
 The logits of all scored tokens would be the largest tensor of the step. Here a slice of rows is projected,
 turned into losses and, while it is still in cache, into gradients; it is then forgotten. The arithmetic is
-that of the plain version: one product forward, two for the gradients.
+that of the plain version: one product forward, two for the gradients. Under autocast the products are in bfloat16;
+what is added up over slices is float32, so that the gradients' error does not grow with their number.
 
 The slices do not know the loss: a `Rule` turns logits into losses. Cross-entropy's is here, the score entropy's
 in `bd3cli.diffusion.score_entropy`.
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 SLICE_BYTES = 32 * 2**20  # of float32 logits held at a time
+GROUP = 4  # slices for each product that is not float32 and is added to the weight's float32 gradient
 
 
 class Rule(Protocol):
@@ -80,12 +82,10 @@ def weighted_loss(
     Returns:
         The sum, and [M] float32 losses without gradient, known anyway.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        # autocast does not look inside a custom function
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+    kind = hidden.device.type  # autocast does not look inside a custom function
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     out: tuple[Tensor, Tensor] = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, target, factor, excluded, rule
+        hidden.to(dtype), weight, bias, target, factor, excluded, rule
     )
     return out
 
@@ -95,7 +95,10 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _WeightedLoss(torch.autograd.Function):
-    """The gradients are known as soon as the loss is, up to the scalar that arrives in backward."""
+    """The gradients are known as soon as the loss is, up to the scalar that arrives in backward.
+
+    Products are in the type of `hidden`; `weight` and `bias` keep their own, and their gradients have it.
+    """
 
     @staticmethod
     def forward(
@@ -108,14 +111,21 @@ class _WeightedLoss(torch.autograd.Function):
         excluded: int | None,
         rule: Rule,
     ) -> tuple[Tensor, Tensor]:
-        rows = slice_rows(len(weight))
+        rows, count, own = slice_rows(len(weight)), len(target), (weight.dtype, bias.dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
-        nll = hidden.new_empty(len(target), dtype=torch.float32)
+        nll = hidden.new_empty(count, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = torch.zeros_like(bias, dtype=torch.float32)
-        for start in range(0, len(target), rows):
-            part = slice(start, start + rows)
+        weight, bias = weight.to(hidden.dtype), bias.to(hidden.dtype)
+        rounded = hidden.dtype != torch.float32
+        if rounded:
+            held = hidden.new_empty(min(GROUP * rows, count), len(weight))
+            product = torch.empty_like(weight)
+        first = 0  # of the rows held
+        for start in range(0, count, rows):
+            stop = min(start + rows, count)
+            part = slice(start, stop)
             h, t, w = hidden[part], target[part].unsqueeze(1), factor[part].unsqueeze(1)
             losses, log_slope = rule(_logits(h, weight, bias), t, excluded)
             total += (losses * w).sum()
@@ -123,10 +133,15 @@ class _WeightedLoss(torch.autograd.Function):
             slope = log_slope.exp_().mul_(w)  # d loss / d logits = factor * (exp(log_slope) - onehot)
             slope.scatter_add_(1, t, -w)
             grad_bias += slope.sum(0)
-            slope = slope.to(hidden.dtype)
+            if rounded:
+                slope = held[start - first : stop - first].copy_(slope)
             torch.mm(slope, weight, out=grad_hidden[part])
-            grad_weight.addmm_(slope.t(), h)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias.to(bias.dtype))
+            if not rounded:
+                grad_weight.addmm_(slope.t(), h)
+            elif stop == count or stop - first == len(held):  # not addmm_: it would round the running sum each time
+                grad_weight += torch.mm(held[: stop - first].t(), hidden[first:stop], out=product)
+                first = stop
+        ctx.save_for_backward(grad_hidden, grad_weight.to(own[0]), grad_bias.to(own[1]))
         ctx.mark_non_differentiable(nll)
         return total, nll
 

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from bd3cli.errors import InputError
+from bd3cli.model.names import PREFIX, published_names
 from bd3cli.model.pickled import Inert, load_pickled
 from bd3cli.model.state import BUFFERS
-from bd3cli.model.upstream import FAMILIES, PREFIX
+from bd3cli.model.upstream import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_lightning(path: Path) -> LightningCheckpoint:
     odd = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if odd:
         raise InputError(f"{path}: state_dict holds what is no tensor: {', '.join(odd[:5])}.")
-    tensors = {key.replace("_orig_mod.", ""): value.contiguous() for key, value in state.items()}
+    tensors = {key: value.contiguous() for key, value in published_names(state, str(path)).items()}
     average = content.get("ema")
     shadow = average.get("shadow_params") if isinstance(average, dict) else None
     step = content.get("global_step")

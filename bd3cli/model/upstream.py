@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.model.config import Family, TransformerConfig
+from bd3cli.model.names import CLIP, PREFIX, published_names
 from bd3cli.model.state import load_tensors, require_same
 from bd3cli.model.transformer import Transformer, expected_tensors
 
-PREFIX, CONFIG, WEIGHTS = "backbone.", "config.json", "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SIZES = {
     "model_length": 1 << 24,
     "block_size": 1 << 24,
@@ -26,7 +27,6 @@ SIZES = {
     "n_blocks": 1 << 10,
     "n_heads": 1 << 10,
 }  # the most of each that is believed, before anything of that size is made
-CLIP = ("sampling_eps_min", "sampling_eps_max")  # the interval training drew times from
 FAMILIES: tuple[Family, ...] = ("ar", "sedd", "mdlm", "bd3lm")
 
 
@@ -49,14 +49,14 @@ def load_upstream(path: str | Path, attention: str = "auto") -> Transformer:
 
 
 def read_upstream(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors, as they are written.
+    """The configuration as it is written, and the tensors with their published names.
 
     Raises:
-        InputError: missing or unreadable file.
+        InputError: missing or unreadable file, or two tensors of one name.
     """
     raw, weights = _read_json(folder / CONFIG), folder / WEIGHTS
     try:
-        return raw, load_file(weights)
+        return raw, published_names(load_file(weights), str(weights))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{weights} cannot be read as safetensors: {error}.") from error
 

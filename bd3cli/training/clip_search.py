@@ -55,7 +55,7 @@ class ClipSearch:
         if group.leads:  # one process decides for all
             split, count = trainer.validation, recipe.objective.clip_batches
             batches = Batches.choose(split, list(range(len(split))), recipe.train.batch_size, count, recipe.eval.seed)
-            tried = try_clips(model, self._first, self.grid, batches, trainer.step / recipe.train.steps)
+            tried = try_clips(model, self._first, self.grid, batches, recipe.progress(trainer.step))
         self.choose(trainer.step, group.from_leader(tried))
 
     def choose(self, step: int, tried: list[Tried]) -> None:

@@ -94,7 +94,8 @@ def finetune_recipe(
     """The recipe of `run`, with `recipe`, the environment and the command line on top.
 
     What nobody asks to change stays as it was in `run`, but for the seed, which is one more: otherwise the
-    new run would see the sequences and the masks of the old one again, in the same order.
+    new run would see the sequences and the masks of the old one again, in the same order. And the horizon, which
+    belonged to the old run's steps, is the new one's own.
 
     Raises:
         InputError: `run` is no run, or values that do not work together.
@@ -102,7 +103,8 @@ def finetune_recipe(
     read_parent(run)
     parent = read_recipe(run)
     sources = dict.fromkeys(known_keys(), f"from {run}") | {"seed": f"from {run}, plus one"}
-    base = Resolved(replace(parent, seed=parent.seed + 1), sources)
+    sources["train.horizon"] = "default"
+    base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
     return drop_unread(resolve(recipe, options, overrides, environment, base), base)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.model.lightning import described, measured, read_lightning
+from bd3cli.model.names import CLIP
 from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
-from bd3cli.model.upstream import CLIP, WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
+from bd3cli.model.upstream import WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
 from bd3cli.resolve import Resolved, resolve
 from bd3cli.training.checkpoints import CheckpointStore, file_sha256
 from bd3cli.training.record import RunDirectory, new_record

@@ -30,7 +30,9 @@ from bd3cli.training.guards import Guard
 from bd3cli.training.prefetch import prefetch
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
+from bd3cli.training.resume import check_horizon_unchanged, consequences
 from bd3cli.training.stopping import stop_requests
+from bd3cli.training.throughput import Throughput
 from bd3cli.training.tracking import require_trackers, tracked
 from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, full_state, prepare, read_state, restore
 
@@ -93,9 +95,11 @@ def train(
             if resume:
                 take_up(trainer, run, store, reporter)
             if resume and group.leads:
+                record = run.read_record()
+                for text in consequences(record, trainer):
+                    reporter.notice(text)
                 this = {"step": trainer.step, "argv": argv or [], "stream_version": STREAM_VERSION}
-                resumes = [*run.read_record().get("resumes", []), this]
-                run.update_record(status="running", resumes=resumes, recipe=resolved.values())
+                run.update_recipe(resolved, status="running", resumes=[*record.get("resumes", []), this])
             try:
                 with tracked(reporter, run, resolved, trainer.step) if group.leads else nullcontext(reporter) as told:
                     result = run_steps(trainer, run, store, told, deadline)
@@ -117,6 +121,7 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
     if trainer.group.leads:
         record = run.read_record()
         check_data_unchanged(record, trainer)
+        check_horizon_unchanged(record, trainer)
         if (drawn := last_streams(record)) != STREAM_VERSION:
             reporter.notice(
                 f"{run.path} drew its random numbers from streams of version {drawn}; this bd3cli has version "
@@ -162,42 +167,42 @@ def run_steps(
     guard = Guard(trainer, run, reporter)
     result: Likelihood | None = None
     with stop_requests(deadline, group) as stop:
-        clock, tokens = time.perf_counter(), 0
+        throughput = Throughput()
         for data in prefetch(partial(step_data, trainer), trainer.step, t.steps):
             loss, norm = optimizer_step(trainer, data, guard)
-            tokens += data.predicted
+            throughput.add(data.predicted)
             step, last = trainer.step, trainer.step == t.steps
 
             if step % t.log_every == 0 or last or step == 1:
                 guard.check()
-                elapsed = time.perf_counter() - clock
                 metrics: dict[str, float] = {
                     "loss": loss.item(),
                     "gradient_norm": norm.item(),
                     "learning_rate": float(trainer.warmup.get_last_lr()[0]),
-                    "tokens_per_second": tokens / elapsed,
+                    "tokens_per_second": throughput.take(),
                     "masked_tokens": trainer.masked_tokens,
                 }
-                if group.leads:
-                    run.append_metrics({"step": step, **metrics})
-                reporter.step(step, t.steps, metrics)
-                clock, tokens = time.perf_counter(), 0
+                with throughput.paused():
+                    if group.leads:
+                        run.append_metrics({"step": step, **metrics})
+                    reporter.step(step, t.steps, metrics)
 
             validated = None
             if step % t.validate_every == 0 or last:
                 guard.check()
-                validated = result = validate(trainer)
-                if trainer.search is not None and step % t.validate_every == 0:
-                    trainer.search.look(trainer)
-                if group.leads:
-                    run.append_metrics({"step": step, "validation": validated.summary(), **progress(trainer, True)})
-                reporter.validation(step, validated)
-                clock = time.perf_counter()
+                with throughput.paused():
+                    validated = result = validate(trainer)
+                    if trainer.search is not None and step % t.validate_every == 0:
+                        trainer.search.look(trainer)
+                    if group.leads:
+                        row = {"step": step, "validation": validated.summary(), **progress(trainer, True)}
+                        run.append_metrics(row)
+                    reporter.validation(step, validated)
             leaving = stop.agreed(group) and not last
             if step % t.checkpoint_every == 0 or last or leaving or validated is not None:
                 guard.check()
-                save(trainer, run, store, validated)
-                clock = time.perf_counter()
+                with throughput.paused():
+                    save(trainer, run, store, validated)
             if leaving:
                 status = "paused" if stop.signal is None else "interrupted"
                 return TrainResult(run.path, status, step, stop.signal, result)
@@ -240,7 +245,7 @@ def step_data(trainer: Trainer, step: int) -> StepData:
         stop = min(start + micro, count)
         rows = slice(own.start + start, own.start + stop)
         part = noise.rows(rows.start, rows.stop)
-        batches.append(objective.batch(tokens[start:stop], valid[rows], part, step / t.steps))
+        batches.append(objective.batch(tokens[start:stop], valid[rows], part, recipe.progress(step)))
     return StepData(indices, int(maskable(valid).sum()), batches)
 
 

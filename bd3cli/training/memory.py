@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bd3cli.config import Recipe
-from bd3cli.diffusion.cross_entropy import SLICE_BYTES, slice_rows
+from bd3cli.diffusion.cross_entropy import GROUP, SLICE_BYTES, slice_rows
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.training.distributed import Group
@@ -68,8 +68,10 @@ def estimate(
     layers = halves * (config.blocks - 1) + 1  # the last block works on one half
     activations = rows * row * (kept * layers + LIVE * halves + HEAD)
     scored = rows * config.length * config.vocab_size * 4
-    logits = 3 * min(SLICE_BYTES, scored, 4 * config.vocab_size * slice_rows(config.vocab_size))
-    logits += 4 * config.vocab_size * config.hidden_size
+    one = min(SLICE_BYTES, scored, 4 * config.vocab_size * slice_rows(config.vocab_size))
+    logits = 3 * one + 4 * config.vocab_size * config.hidden_size
+    if precision == "bf16":  # slices kept for one product, and the product
+        logits += min(GROUP * one, scored) // 2 + 2 * config.vocab_size * config.hidden_size
     return Need(state, activations, logits, rows)
 
 

@@ -98,6 +98,16 @@ class RunDirectory:
         with self._writing(RECORD):
             self._replace(RECORD, _record_text(self.read_record() | changes))
 
+    def update_recipe(self, resolved: Resolved, **changes: Any) -> None:
+        """Change the recipe the run goes on with, and other fields of the run record.
+
+        Raises:
+            RunError: the disk refused.
+        """
+        with self._writing(RECIPE):
+            self._replace(RECIPE, to_toml(resolved.recipe))
+        self.update_record(recipe=resolved.values(), sources=resolved.sources, **changes)
+
     def save_sample(self, name: str, text: str) -> None:
         with self._writing(f"samples/{name}"):
             (self.path / "samples").mkdir(exist_ok=True)

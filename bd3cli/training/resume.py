@@ -1,20 +1,32 @@
-"""Which recipe a resumed run has: its own, but for settings that do not change what is being trained."""
+"""Which recipe a resumed run has: its own, but for settings that do not change what is being trained.
+
+The number of steps may change, but what is measured by it may not: that stays with the horizon, the steps the run
+began with. What a resumed run cannot make equal to one begun with its new recipe is said.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bd3cli.config import Recipe
+from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.plugins import require_used
 from bd3cli.resolve import Resolved, layered
 from bd3cli.runs import read_recipe
 from bd3cli.training.record import RunDirectory
 
+if TYPE_CHECKING:
+    from bd3cli.training.trainer import Trainer
+
+STAGES = 64  # at which a schedule is looked at to see whether it moves
 CHANGEABLE = frozenset(
     {
         "train.steps",
+        "train.micro_batch_size",
         "train.log_every",
         "train.validate_every",
         "train.checkpoint_every",
@@ -49,12 +61,87 @@ def resume_recipe(
         )
     require_used(record.get("uses", {}), str(out))
     recorded = read_recipe(out)
-    resolved = layered(recorded, dict(record.get("sources", {})), options, overrides)
-    before = Resolved(recorded, {}).values()
-    changed = [key for key, value in resolved.values().items() if value != before[key] and key not in CHANGEABLE]
+    fixed = with_horizon(recorded, recorded.horizon)  # whatever the steps become
+    resolved = layered(fixed, dict(record.get("sources", {})), options, overrides)
+    before, after = Resolved(fixed, {}).values(), resolved.values()
+    changed = [key for key in after if after[key] != before[key] and key not in changeable(fixed)]
     if changed:
-        listed = ", ".join(f"{key} ({before[key]!r} -> {resolved.values()[key]!r})" for key in changed)
+        listed = ", ".join(f"{key} ({before[key]!r} -> {after[key]!r})" for key in changed)
+        why = " The clip is searched for at every validation." if CHANGEABLE.intersection(changed) else ""
         raise InputError(
-            f"A resumed run keeps its recipe; these would change it: {listed}. Leave them out, or start a new run."
+            f"A resumed run keeps its recipe; these would change it: {listed}.{why} Leave them out, or start a new run."
         )
-    return resolved
+    if recorded.train.horizon is not None:
+        return resolved
+    if resolved.recipe.train.steps == recorded.train.steps:
+        return replace(resolved, recipe=with_horizon(resolved.recipe, None))
+    return replace(resolved, sources=resolved.sources | {"train.horizon": "the steps the run began with"})
+
+
+def changeable(recipe: Recipe) -> frozenset[str]:
+    """Keys that may differ in a resumed run. A clip that is searched for depends on when that is done."""
+    searching = recipe.objective.clip_search == "search"
+    return CHANGEABLE - {"train.validate_every"} if searching else CHANGEABLE
+
+
+def with_horizon(recipe: Recipe, horizon: int | None) -> Recipe:
+    """`recipe` with another `train.horizon`."""
+    return replace(recipe, train=replace(recipe.train, horizon=horizon))
+
+
+def check_horizon_unchanged(record: Mapping[str, Any], trainer: Trainer) -> None:
+    """Refuse a recipe that measures the run by other steps than it began with; `resume_recipe` makes none.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    known, own = record.get("horizon", trainer.recipe.horizon), trainer.recipe.horizon
+    if own != known:
+        raise InputError(
+            f"The warmup and the schedule of this run are measured by {known} steps, those of the recipe by {own}. "
+            f"Set train.horizon to {known}, or take the recipe from bd3cli.training.resume.resume_recipe."
+        )
+
+
+def consequences(record: Mapping[str, Any], trainer: Trainer) -> list[str]:
+    """Why the run, resumed with other settings than `record` has, will not be one begun with them."""
+    before, recipe = record.get("recipe", {}), trainer.recipe
+    found = []
+    if before.get("train.steps") != recipe.train.steps:
+        reasons = left_behind(recipe, trainer.objective)
+        if reasons:
+            found.append(f"not the same as {recipe.train.steps} steps from the start: {'; '.join(reasons)}.")
+    key, share = "train.micro_batch_size", recipe.train.batch_size // trainer.group.size
+    old, new = (min(micro or share, share) for micro in (before.get(key), recipe.train.micro_batch_size))
+    if old != new and recipe.model.dropout:
+        found.append(
+            f"{key}: forward passes of {new} sequences draw other dropout masks than those of {old} did; "
+            "nothing else changes but rounding."
+        )
+    return found
+
+
+def left_behind(recipe: Recipe, objective: Objective) -> list[str]:
+    """What is measured by a horizon that is not the number of steps, and comes out differently for it."""
+    steps, horizon = recipe.train.steps, recipe.horizon
+    reasons, afresh = [], with_horizon(recipe, None).warmup_steps
+    if afresh != recipe.warmup_steps:
+        reasons.append(
+            f"the warmup of {recipe.warmup_steps} steps was measured by {horizon} steps, a tenth at most; "
+            f"a run of {steps} would have warmed up for {afresh}"
+        )
+    if steps != horizon and moves(objective):
+        end = "and is used from there on as it ended" if steps > horizon else "which is not reached"
+        reasons.append(
+            f"the schedule {recipe.objective.schedule} moves with the share of steps done, whose end stays at step "
+            f"{horizon}, {end}"
+        )
+    return reasons
+
+
+def moves(objective: Objective) -> bool:
+    """Whether training draws from a schedule that depends on how far it has come."""
+    schedule, masking = objective.schedule, objective.masking
+    if schedule is None or masking is None or not masking.uses_schedule:
+        return False
+    return any(schedule.at_progress(i / STAGES) != schedule.at_progress(0.0) for i in range(1, STAGES + 1))

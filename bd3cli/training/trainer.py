@@ -158,7 +158,7 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
     optimizer = make_optimizer(model.parameters(), recipe.train)
     if recipe.train.warmup > recipe.warmup_steps:
         reporter.notice(
-            f"train.warmup {recipe.train.warmup} is longer than a tenth of {recipe.train.steps} steps; "
+            f"train.warmup {recipe.train.warmup} is longer than a tenth of {recipe.horizon} steps; "
             f"warming up for {recipe.warmup_steps}."
         )
     return Trainer(
@@ -236,6 +236,7 @@ def facts(trainer: Trainer) -> dict[str, Any]:
         "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
         "attention": {"backend": choice.name, "reason": choice.reason},
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "horizon": trainer.recipe.horizon,
         "warmup_steps": trainer.recipe.warmup_steps,
         "tokenizer": {"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
         "entropy_stop": entropy_rule(trainer.train, trainer.tokenizer),
