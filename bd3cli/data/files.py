@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.errors import InputError
 
-Format = Literal["text", "json", "csv", "parquet"]
+Format = Literal["text", "json", "csv", "parquet", "arrow"]
 FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".text": "text",
@@ -23,7 +23,10 @@ FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
+COMPRESSED = (".gz", ".zst")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -38,9 +41,9 @@ EXTENSIONS = ", ".join(FORMATS)
 
 
 def format_of(path: Path) -> Format | None:
-    """The format a file's extension names, ``.gz`` aside; None when it names none."""
+    """The format a file's extension names, ``.gz`` and ``.zst`` aside; None when it names none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
@@ -97,7 +100,7 @@ def local_files(path: Path) -> Files:
             named.setdefault(split, []).extend(_data_files(entry))
     files = _data_files(path)
     if not files:
-        raise InputError(f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz).")
+        raise InputError(f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz, .zst).")
     if "train" in named or {f for group in named.values() for f in group} == set(files):
         return {split: named[split] for split in SPLITS if named.get(split)}
     return {"all": files}
