@@ -32,6 +32,7 @@ class Rows(Documents):
 
     def __init__(self, table: pa.Table, name: str, indices: IntArray | None = None) -> None:
         self._table = table
+        self._columns = table.columns
         self._name = name
         self._indices = indices
 
@@ -40,20 +41,18 @@ class Rows(Documents):
 
     def __getitem__(self, index: int) -> str:
         at = range(len(self))[index]
-        row = at if self._indices is None else int(self._indices[at])
-        with self._text(row):
-            return _join(column[row].as_py() for column in self._table.columns)
+        return self._row(at if self._indices is None else int(self._indices[at]))
 
     def __iter__(self) -> Iterator[str]:
         if self._indices is not None:
-            yield from (self[index] for index in range(len(self)))
+            yield from map(self._row, self._indices.tolist())
             return
-        begin = 0
         for batch in self._table.to_batches(max_chunksize=BATCH):
-            with self._text(begin):
+            try:
                 columns = [column.to_pylist() for column in batch.columns]
+            except UnicodeDecodeError as error:
+                raise self._wrong(error) from None
             yield from map(_join, zip(*columns, strict=True))
-            begin += batch.num_rows
 
     @property
     def columns(self) -> list[str]:
@@ -67,14 +66,17 @@ class Rows(Documents):
     def take(self, indices: IntArray) -> Rows:
         return Rows(self._table, self._name, indices if self._indices is None else self._indices[indices])
 
-    @contextlib.contextmanager
-    def _text(self, row: int) -> Iterator[None]:
+    def _row(self, row: int) -> str:
         try:
-            yield
+            return _join(column[row].as_py() for column in self._columns)
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self._name} is not UTF-8 text at or after row {row + 1} ({error.reason}). Convert it to UTF-8."
-            ) from None
+            raise self._wrong(error) from None
+
+    def _wrong(self, error: UnicodeDecodeError) -> InputError:
+        begin = error.object[:40].decode("utf-8", "replace")
+        return InputError(
+            f"{self._name} has a row that is not UTF-8 text ({error.reason}); it begins {begin!r}. Convert it to UTF-8."
+        )
 
 
 def _join(values: Any) -> str:
