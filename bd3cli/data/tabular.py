@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from bd3cli.data.cache import remove_stale
 from bd3cli.data.documents import Documents, IntArray
 from bd3cli.data.hashing import digest
 from bd3cli.errors import InputError
@@ -129,40 +132,63 @@ def read_rows(
     Raises:
         InputError: naming the file, and the line where there is one, when it is not what its name says.
     """
+    target = folder / digest([READERS, list(content), kind, astuple(columns)])
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    entry = _load(target)
+    if entry is None:
+        folder.mkdir(exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            entry = _load(target)  # another process may have made it while this one waited
+            if entry is None:
+                remove_stale(folder)
+                _convert(paths, kind, columns, target, name)
+                entry = _load(target)
+    if entry is None:
+        raise InputError(f"The cache entry {target} was damaged as it was written. Check the disk.")
+    table, notes = entry
+    return Rows(table, name), notes
+
+
+def _load(target: Path) -> tuple[pa.Table, list[str]] | None:
+    """The table in a directory of the cache, mapped into memory, and its notes; None if it is absent or damaged."""
     import pyarrow as pa
 
-    target = folder / f"{digest([READERS, list(content), kind, astuple(columns)])}.arrow"
-    if not target.exists():
-        _convert(paths, kind, columns, target)
-    with pa.memory_map(str(target)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    return Rows(table, _names(paths)), json.loads(_notes(target).read_bytes())
+    try:
+        notes = json.loads((target / "notes.json").read_bytes())
+        with pa.memory_map(str(target / "text.arrow")) as source:
+            return pa.ipc.open_file(source).read_all(), notes
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        log.warning("The cache entry %s is damaged (%s) and is made again.", target, error)
+        return None
 
 
-def _convert(paths: Sequence[Path], kind: str, columns: Columns, target: Path) -> None:
-    """Write the text columns of files to an Arrow file, whole or not at all."""
+def _convert(paths: Sequence[Path], kind: str, columns: Columns, target: Path, name: str) -> None:
+    """Write the text columns of files to a directory of the cache, whole or not at all."""
     import pyarrow as pa
 
-    partial = target.with_name(f".partial-{uuid.uuid4().hex}")
     notes: list[str] = []
     batches = _batches(paths, kind, columns, notes)
     first = next(batches, None)
     if first is None:
-        raise InputError(f"{_names(paths)} holds no text, not one row. Give a file with text in it.")
+        raise InputError(f"{name} holds no text, not one row. Give a file with text in it.")
+    partial = target.with_name(f".partial-{uuid.uuid4().hex}")
     try:
-        target.parent.mkdir(exist_ok=True)
-        with pa.ipc.new_file(str(partial), first.schema) as writer:
+        partial.mkdir()
+        with pa.ipc.new_file(str(partial / "text.arrow"), first.schema) as writer:
             for batch in itertools.chain([first], batches):
                 writer.write_batch(batch)
-        _notes(target).write_text(json.dumps(notes), encoding="utf-8")
+        (partial / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one: `_load` has just refused it
         os.replace(partial, target)
     except OSError as error:
         raise InputError(
-            f"The text of {_names(paths)} could not be written to the cache {target.parent}: "
-            f"{error.strerror or error}. Make room, or set BD3CLI_CACHE to another directory."
+            f"The text of {name} could not be written to the cache {target.parent}: {error.strerror or error}. Make "
+            "room, or set BD3CLI_CACHE to another directory."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
     for note in notes:
         log.warning("%s", note)
 
@@ -193,11 +219,3 @@ def open_table(path: Path, kind: str, header: tuple[str, ...] = ()) -> TableFile
         return DelimitedRows(path, header)
     readers: dict[str, type[TableFile]] = {"json": JsonRows, "parquet": ParquetRows, "arrow": FeatherRows}
     return readers[kind](path)
-
-
-def _notes(target: Path) -> Path:
-    return target.with_suffix(".json")
-
-
-def _names(paths: Sequence[Path]) -> str:
-    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bd3cli.config import DataConfig
-from bd3cli.data import json_rows, load_split, resolve_documents
+from bd3cli.data import json_rows, load_split, resolve_documents, tabular
 from bd3cli.data.json_rows import JsonRows
 from bd3cli.errors import InputError
 
@@ -427,16 +427,36 @@ def test_saved_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
         documents(lost, "train")
 
 
+def test_a_damaged_conversion_is_made_again(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{}] * 60)
+    assert as_train(path) == TEXTS
+    (converted,) = (cache / "arrow").glob("*/text.arrow")
+    converted.write_bytes(converted.read_bytes()[:100])
+    assert as_train(path) == as_train(path) == TEXTS
+    (record,) = caplog.records
+    assert "is damaged" in record.getMessage()
+
+
+def test_a_full_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = write_jsonl(tmp_path / "a.jsonl", [{}] * 60)
+    monkeypatch.setattr("bd3cli.data.tabular.os.replace", full)
+    with pytest.raises(InputError, match=r"a\.jsonl could not be written.*No space left on device.*BD3CLI_CACHE"):
+        as_train(path)
+    assert [entry.suffix for entry in (cache / "arrow").iterdir()] == [".lock"]
+
+
 def test_the_record_of_a_reader_is_part_of_the_cache_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 8: what another release made of the same file is not taken for what this one makes of it."""
     config = DataConfig(train=str(write_jsonl(tmp_path / "a.jsonl", [{}] * 60)))
     load_split(config, "train", 16)
     built: list[str] = []
-    convert = "bd3cli.data.tabular._convert"
-    original = __import__("bd3cli.data.tabular", fromlist=["_convert"])._convert
-    monkeypatch.setattr(convert, lambda *args: (built.append("table"), original(*args))[1])
+    convert = tabular._convert
+    monkeypatch.setattr(tabular, "_convert", lambda *args: (built.append("table"), convert(*args))[1])
     load_split(config, "train", 17)
     assert built == []
-    monkeypatch.setattr("bd3cli.data.tabular.READERS", 99)
+    monkeypatch.setattr(tabular, "READERS", 99)
     load_split(config, "train", 16)
     assert built == ["table"]
