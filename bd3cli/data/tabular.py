@@ -161,6 +161,7 @@ def _load(target: Path) -> tuple[pa.Table, list[str]] | None:
         return None
     except (pa.ArrowException, OSError, ValueError) as error:
         log.warning("The cache entry %s is damaged (%s) and is made again.", target, error)
+        shutil.rmtree(target, ignore_errors=True)
         return None
 
 
@@ -180,7 +181,6 @@ def _convert(paths: Sequence[Path], kind: str, columns: Columns, target: Path, n
             for batch in itertools.chain([first], batches):
                 writer.write_batch(batch)
         (partial / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one: `_load` has just refused it
         os.replace(partial, target)
     except OSError as error:
         raise InputError(
