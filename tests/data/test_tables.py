@@ -66,6 +66,17 @@ def test_other_columns_may_hold_anything(tmp_path: Path, kind: str) -> None:
     assert as_train(tmp_path / "a.json") == TEXTS
 
 
+@pytest.mark.parametrize(
+    "kind", ["column that comes late", "null, then text", "integer, then fraction", "number, then text"]
+)
+def test_other_columns_may_change_far_into_a_file(tmp_path: Path, kind: str) -> None:
+    # Readers that infer types do so from the first 10 or 16 MiB.
+    texts = [f"row {n} " + "the quick brown fox " * 15_000 for n in LATE]
+    path = write_jsonl(tmp_path / "a.jsonl", [OTHERS[kind](n) for n in LATE], texts)
+    assert path.stat().st_size > 1 << 24
+    assert as_train(path) == texts
+
+
 def test_an_integer_too_long_for_python_in_another_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "words", "n": ' + "1" * 5000 + "}\n")
     assert as_train(tmp_path / "a.jsonl") == ["words"]
