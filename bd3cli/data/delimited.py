@@ -164,5 +164,5 @@ def _explained(error: str, begin: int, end: int) -> str:
     if "unexpected end" in error or "field limit" in error:
         return "opens a quote mark that is never closed"
     if "new-line" in error:
-        return "has a carriage return inside a value that is not between quote marks"
+        return "has a carriage return in a value without quote marks (lines end in \\n or \\r\\n)"
     return f"is refused: {error}"

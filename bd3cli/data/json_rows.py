@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,23 +84,28 @@ def _described(value: Any) -> str:
 
 def _values(path: Path, buffer: Buffer) -> Iterator[tuple[int, Any]]:
     """The values of a file, each with the line it begins on."""
-    lines = ((number, line) for number, line in lines_of(buffer) if line.strip(SPACE))
-    number, line = next(lines, (1, ""))
-    if not line:
+    stream = _Stream(path, buffer)
+    if stream.peek() == "[" or not _is_complete(next(_lines(buffer), (1, ""))[1]):
+        yield from stream.values()
         return
-    try:
-        first = [] if line.lstrip(SPACE).startswith("[") else [(number, DECODER.decode(line))]
-    except (ValueError, RecursionError):
-        first = []
-    if not first:
-        yield from _Stream(path, buffer).values()
-        return
-    yield from first
-    for number, line in lines:
+    for number, line in _lines(buffer):
         try:
             yield number, DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             raise _not_json(path, number, error) from None
+
+
+def _lines(buffer: Buffer) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in lines_of(buffer) if line.strip(SPACE))
+
+
+def _is_complete(line: str) -> bool:
+    """Whether a line is a value by itself."""
+    try:
+        DECODER.decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class _Stream:
@@ -114,25 +118,23 @@ class _Stream:
         self._text, self._at, self._line = "", 0, 1
 
     def values(self) -> Iterator[tuple[int, Any]]:
-        listed = self._peek() == "["
-        if listed:
-            self._skip(1)
-        for count in itertools.count():
-            mark = self._peek()
-            if listed and mark == "]" and not count:
-                break
-            if not listed and not mark:
-                return
-            yield self._line, self._value()
-            if listed:
-                mark = self._peek()
-                if mark not in (",", "]"):
-                    raise self._wrong("',' or ']' expected after a value of the list")
-                if mark == "]":
-                    break
-                self._skip(1)
+        if self.peek() != "[":
+            while self.peek():
+                yield self._line, self._value()
+            return
         self._skip(1)
-        if self._peek():
+        mark = self.peek()
+        while mark != "]":
+            yield self._line, self._value()
+            mark = self.peek()
+            if mark == ",":
+                self._skip(1)
+                if self.peek() == "]":
+                    raise self._wrong("a value expected after ','")
+            elif mark != "]":
+                raise self._wrong("',' or ']' expected after a value of the list")
+        self._skip(1)
+        if self.peek():
             raise self._wrong("something follows the list")
 
     def _more(self) -> bool:
@@ -144,7 +146,7 @@ class _Stream:
         self._at = 0
         return bool(piece)
 
-    def _peek(self) -> str:
+    def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
         while True:
             rest = self._text[self._at : self._at + 256]
@@ -178,5 +180,7 @@ class _Stream:
 
 
 def _not_json(path: Path, line: int, error: ValueError | RecursionError) -> InputError:
-    cause = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+    cause = "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        cause = error.msg.removesuffix(" starting at")
     return InputError(f"{path}, line {line} is not JSON: {cause}. Write one object a line, or a list of objects.")

@@ -79,6 +79,8 @@ def readable(path: Path) -> Iterator[None]:
 
 def check_text(path: Path, buffer: Buffer) -> None:
     """Refuse bytes that are not UTF-8 text, naming the first offending offset and its line."""
+    if buffer[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path} is UTF-16 text, by its first two bytes. Convert it to UTF-8.")
     nul = buffer.find(b"\0")
     if nul >= 0:
         raise InputError(

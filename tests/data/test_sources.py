@@ -204,6 +204,8 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "nul.txt": (b"abc\0def", "NUL byte at offset 3"),
     "nul.csv": (b"text\na\0b\n", "NUL byte at offset 6"),
     "latin.txt": (b"caf\xe9 au lait", "byte 0xe9 at offset 3"),
+    "wide.txt": ("café".encode("utf-16"), "is UTF-16 text"),
+    "wide.jsonl": (b"\xfe\xff" + '{"text": "café"}'.encode("utf-16-be"), "is UTF-16 text"),
     "cut.txt": (b"caf\xc3", "byte 0xc3 at offset 3"),
     "latin.jsonl": (b'{"text": "caf\xe9"}\n', "byte 0xe9 at offset 13"),
     "bad.jsonl": (b'{"text": "a"}\n\n{"text": "b"\n', "line 3 is not JSON"),

@@ -182,7 +182,7 @@ def test_json_in_every_layout(tmp_path_factory: pytest.TempPathFactory, rows: li
 
 
 WRONG: dict[str, tuple[str, str]] = {
-    "a comma too many": ('[{"text": "a"},\n{"text": "b"},\n]', "line 3 is not JSON: Expecting value"),
+    "a comma too many": ('[{"text": "a"},\n{"text": "b"},\n]', "line 3 is not JSON: a value expected after ','"),
     "a comma too few": ('[{"text": "a"}\n{"text": "b"}]', "line 2 is not JSON: ',' or ']' expected"),
     "a list that is not closed": ('[{"text": "a"},\n{"text": "b"}\n', "line 3 is not JSON: ',' or ']' expected"),
     "something after a list": ('[{"text": "a"}]\n{"text": "b"}', "line 2 is not JSON: something follows"),
