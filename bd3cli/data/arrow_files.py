@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,28 +76,24 @@ class ArrowRows(TableFile):
         row = 1
         try:
             for batch in self._read(list(columns)):
-                arrays = [as_text(batch.column(batch.schema.get_field_index(column))) for column in columns]
-                for column, array in zip(columns, arrays, strict=True):
-                    self._check(column, array, row)
-                yield pa.record_batch(arrays, list(columns))
+                values = [batch.column(batch.schema.get_field_index(column)) for column in columns]
+                for column, each in zip(columns, values, strict=True):
+                    self._check(column, each, row)
+                yield pa.record_batch([as_text(each) for each in values], list(columns))
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
-    def _check(self, column: str, array: pa.Array, row: int) -> None:
-        """Arrow does not look whether a string is UTF-8 when it reads one."""
+    def _check(self, column: str, values: pa.Array, row: int) -> None:
+        """Arrow does not look at what it reads; to touch a value of a damaged file may end the process."""
         try:
-            array.validate(full=True)
-        except pa.ArrowInvalid:
-            for number, value in enumerate(array, row):
-                try:
-                    value.as_py()
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{self.path}, row {number}: {column!r} is not UTF-8 text ({error.reason} at byte "
-                        f"{error.start}). Convert it to UTF-8."
-                    ) from None
-            raise
+            values.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):
+                raise
+            index = re.search(r"at string index (\d+)", str(error))
+            where = f", row {row + int(index[1])}," if index and not pa.types.is_dictionary(values.type) else ""
+            raise InputError(f"{self.path}{where} is not UTF-8 text in {column!r}. Convert it to UTF-8.") from error
 
     def _unreadable(self, error: Exception) -> InputError:
         return InputError(

@@ -289,8 +289,17 @@ def test_bytes_that_are_not_utf_8_in_a_string_column(tmp_path: Path) -> None:
     array = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"".join(texts)))
     for extension in ("parquet", "arrow"):
         path = write_table(tmp_path / f"a.{extension}", pa.table({"text": array}))
-        with pytest.raises(InputError, match=rf"a\.{extension}, row 2: 'text' is not UTF-8"):
+        with pytest.raises(InputError, match=rf"a\.{extension}, row 2, is not UTF-8 text in 'text'"):
             as_train(path)
+
+
+def test_a_table_whose_values_point_outside_it(tmp_path: Path) -> None:
+    # To read such a value ends the process: it is looked for first.
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 1 << 30, 7)))
+    array = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"abcdefg"))
+    path = write_table(tmp_path / "a.arrow", pa.table({"text": array}))
+    with pytest.raises(InputError, match=r"a\.arrow cannot be read as arrow.*[Oo]ffset"):
+        as_train(path)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
