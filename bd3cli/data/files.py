@@ -26,7 +26,6 @@ FORMATS: dict[str, Format] = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-COMPRESSED = (".gz", ".zst")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -38,6 +37,7 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 Files: TypeAlias = dict[Split | Literal["all"], list[Path]]
 EXTENSIONS = ", ".join(FORMATS)
+COMPRESSED = (".gz", ".zst")
 
 
 def format_of(path: Path) -> Format | None:
@@ -100,7 +100,7 @@ def local_files(path: Path) -> Files:
             named.setdefault(split, []).extend(_data_files(entry))
     files = _data_files(path)
     if not files:
-        raise InputError(f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz, .zst).")
+        raise InputError(f"Directory {path} holds no data file. Known extensions: {EXTENSIONS} (also with .gz).")
     if "train" in named or {f for group in named.values() for f in group} == set(files):
         return {split: named[split] for split in SPLITS if named.get(split)}
     return {"all": files}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -31,7 +32,7 @@ def saved_files(path: Path) -> Files | None:
         named: Files = {}
         for name in tables:
             if (split := SPLIT_NAMES.get(name.lower())) is None:
-                log.warning("%s: its split %r is none of train, validation and test and is not used.", path, name)
+                _say_once(f"{path}: its split {name!r} is none of train, validation and test and is not used.")
             elif split in named:
                 raise InputError(f"{path} has two splits that are taken for {split}: {', '.join(tables)}. Rename one.")
             else:
@@ -45,6 +46,12 @@ def saved_files(path: Path) -> Files | None:
     if (path / TABLE).is_file() and (path / "dataset_info.json").is_file():
         return {"all": _data_files(path)}
     return None
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A notice on stderr, once a process: the splits of one data set are read one after the other."""
+    log.warning("bd3cli: %s", text)
 
 
 def _data_files(folder: Path) -> list[Path]:

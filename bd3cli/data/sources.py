@@ -17,8 +17,7 @@ from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_o
 from bd3cli.data.hashing import hash_file, hash_texts
 from bd3cli.data.saved import saved_files
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
-from bd3cli.data.streams import readable
-from bd3cli.data.textfiles import Unit, read_text_files
+from bd3cli.data.textfiles import Unit, read_text_files, readable
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:

@@ -190,7 +190,7 @@ def _convert(paths: Sequence[Path], kind: str, columns: Columns, target: Path, n
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for note in notes:
-        log.warning("%s", note)
+        log.warning("bd3cli: %s", note)
 
 
 def _batches(paths: Sequence[Path], kind: str, columns: Columns, notes: list[str]) -> Iterator[pa.RecordBatch]:

@@ -106,7 +106,7 @@ def test_rows_that_lack_the_column_are_told(tmp_path: Path, caplog: pytest.LogCa
     assert list(found) == ["", "ab", ""]
     (note,) = found.description["notes"]
     assert "1 of 3 rows have no 'text'" in note
-    assert [record.getMessage() for record in caplog.records] == [note]
+    assert [record.getMessage() for record in caplog.records] == [f"bd3cli: {note}"]
 
 
 @pytest.mark.parametrize(
