@@ -85,8 +85,9 @@ class DelimitedRows(TableFile):
             if isinstance(quoted, Malformed):
                 raise self._unreadable(plain)
             return True
-        if plain == "fits" and not isinstance(quoted, Malformed) and self._width(False) == 1:
-            return True  # a single column: that a line has one value says nothing
+        header = next(self._records(False), (1, [], 1))[1]
+        if not isinstance(quoted, Malformed) and (len(header) == 1 or any(name.startswith('"') for name in header)):
+            return True  # that a line has one value says nothing; quoted names say that values are quoted
         cause = quoted if isinstance(quoted, Malformed) else "otherwise some rows would span lines"
         self.notes.append(f"{self.path} is read with quote marks as characters and a row a line: {cause}.")
         return False
@@ -103,9 +104,6 @@ class DelimitedRows(TableFile):
         """Whether the first record is a row of a file that lacks a header line."""
         header = self._header
         return bool(header) and len(first) == len(header) and {name.strip() for name in first} != set(header)
-
-    def _width(self, quoted: bool) -> int:
-        return len(next(self._records(quoted), (1, [], 1))[1])
 
     def _data(self, quoted: bool) -> Iterator[Record]:
         """Records below the header; all are as wide as it."""

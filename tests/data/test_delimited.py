@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bd3cli.config import DataConfig
@@ -26,6 +26,7 @@ def read(path: Path, content: str | bytes) -> tuple[list[str], list[str]]:
     return list(found), list(found.description.get("notes", []))
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(VALUE, min_size=1, max_size=6),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -37,6 +38,8 @@ def test_what_csv_writes_is_what_is_read(
 ) -> None:
     # `csv` does not quote a carriage return by itself when lines end in \n, as it should.
     assume(quoting == csv.QUOTE_ALL or not any("\r" in text for text in texts))
+    # Lines of one value may each look like a row by themselves; names between quote marks say that they are not.
+    assume(mark != "\t" or quoting != csv.QUOTE_MINIMAL or not any("\n" in text and "\t" in text for text in texts))
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=mark, lineterminator=end, quoting=quoting)
     writer.writerow(["id", "text"])
@@ -47,6 +50,7 @@ def test_what_csv_writes_is_what_is_read(
     assert [text for batch in file.batches(["text"]) for text in batch.column(0).to_pylist()] == texts
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(st.sampled_from("ab ,\"'é日|"), max_size=8), min_size=1, max_size=6))
 def test_plain_tsv_keeps_its_rows(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     """Quote marks in values that were never quoted; only those around a whole value may be taken for quoting."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bd3cli.config import DataConfig
@@ -161,6 +161,7 @@ def test_names_of_files_mean_nothing_but_themselves(tmp_path: Path, name: str, m
     assert set(documents(f"./{name}", "train")) < set(TEXTS)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=8), layout=st.integers(0, 5))
 def test_json_in_every_layout(tmp_path_factory: pytest.TempPathFactory, rows: list[str], layout: int) -> None:
     objects = [{"n": [n, {"x": None}], "text": text} for n, text in enumerate(rows)]
