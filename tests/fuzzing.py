@@ -88,6 +88,7 @@ def data_files(chance: random.Random, folder: Path) -> Iterator[Case]:
     """Texts, tables and vocabularies that cannot be read."""
     kinds = ("empty.txt", "short.txt", "bytes.txt", "broken.jsonl", "scalar.jsonl", "column.jsonl", "number.jsonl",
              "deep.jsonl", "column.csv", "bytes.csv", "garbage.parquet", "truncated.parquet", "garbage.gz", "cut.txt.gz",
+             "surrogate.jsonl", "quote.csv", "ragged.tsv", "garbage.arrow", "cut.jsonl.zst",
              "folder", "nothing", "loop.txt", "unknown.xyz", "vocabulary.tiktoken", "ranks.tiktoken")  # fmt: skip
     for number in range(10**9):
         kind = kinds[number % len(kinds)]
@@ -110,6 +111,10 @@ def data_files(chance: random.Random, folder: Path) -> Iterator[Case]:
                 "number.jsonl": b'{"text": 3}\n' * size,
                 "deep.jsonl": b'{"text": ' + b"[" * (size * 500),
                 "column.csv": b"id,body\n1,hello\n" * size,
+                "surrogate.jsonl": b'{"text": "a"}\n' * size + b'{"text": "\\ud83d"}\n',
+                "quote.csv": b'text,n\n"a"",1\n' * size,
+                "ragged.tsv": b"text\tn\na\t1\n" * size + b"b\n",
+                "cut.jsonl.zst": b"\x28\xb5\x2f\xfd" + chance.randbytes(size),
                 "truncated.parquet": b"PAR1" + chance.randbytes(size),
                 "vocabulary.tiktoken": noise(chance, size),
                 "ranks.tiktoken": b"aGVsbG8= x\n" * size,

@@ -99,7 +99,7 @@ def load_or_build(
     with FileLock(directory / f"{key}.lock"):
         entry = _load(directory / key)  # another process may have built it while this one waited
         if entry is None:
-            _remove_stale(directory)
+            remove_stale(directory)
             _write(directory, key, *build())
             entry = _load(directory / key)
     if entry is None:
@@ -203,7 +203,7 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _remove_stale(directory: Path) -> None:
+def remove_stale(directory: Path) -> None:
     """Remove what processes that were killed long ago left half-written."""
     for partial in directory.glob(".partial-*"):
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.errors import InputError
 
-Format = Literal["text", "json", "csv", "parquet"]
+Format = Literal["text", "json", "csv", "parquet", "arrow"]
 FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".text": "text",
@@ -23,6 +23,8 @@ FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -35,12 +37,13 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 Files: TypeAlias = dict[Split | Literal["all"], list[Path]]
 EXTENSIONS = ", ".join(FORMATS)
+COMPRESSED = (".gz", ".zst")
 
 
 def format_of(path: Path) -> Format | None:
-    """The format a file's extension names, ``.gz`` aside; None when it names none."""
+    """The format a file's extension names, ``.gz`` and ``.zst`` aside; None when it names none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
 

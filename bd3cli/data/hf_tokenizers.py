@@ -12,7 +12,7 @@ import numpy as np
 from bd3cli.data.files import exists
 from bd3cli.data.hub_libraries import brief, hub_access, no_network
 from bd3cli.data.packing import IdArray
-from bd3cli.data.tokenizers import Tokenizer, valid_unicode
+from bd3cli.data.tokenizers import Tokenizer, native, valid_unicode
 from bd3cli.errors import InputError
 
 
@@ -55,13 +55,14 @@ class HFTokenizer(Tokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[IdArray]:
-        encoded = self._tokenizer(
-            [valid_unicode(text) for text in texts],
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
+        with native(self.name, max(texts, key=len, default="")):
+            encoded = self._tokenizer(
+                [valid_unicode(text) for text in texts],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
         return [np.array(ids, dtype=self.dtype) for ids in encoded["input_ids"]]
 
     def _decode_run(self, ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bd3cli.data.hashing import digest
-from bd3cli.data.tokenizers import IdArray, Tokenizer
+from bd3cli.data.tokenizers import IdArray, TextError, Tokenizer
 from bd3cli.errors import InputError
 
 PREFIX = "ids:"
@@ -39,7 +39,7 @@ class IdTokenizer(Tokenizer):
         words = text.split()
         for word in words:
             if not (word.isascii() and word.isdecimal() and int(word[:9]) < self.size and len(word) < 9):
-                raise InputError(
+                raise TextError(
                     f"Tokenizer {self.name!r} reads token ids from 0 to {self.size - 1} separated by spaces, "
                     f"not {word[:40]!r}. Name the tokenizer the text is meant for."
                 )

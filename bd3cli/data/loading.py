@@ -15,7 +15,7 @@ from bd3cli.data.hashing import digest
 from bd3cli.data.packing import Block, Layout, Piece, pack
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import SPLITS, Split
-from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
+from bd3cli.data.tokenizers import TextError, Tokenizer, load_tokenizer
 from bd3cli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -105,10 +105,14 @@ def load_split(
                 progress("tokenising", min(counts["bytes"], total), total)
 
         def pieces() -> Iterator[Piece]:
-            for piece in encode_documents(documents, tokenizer, source.detokenizer, workers=config.workers, read=read):
-                counts["documents"] += piece.end
-                counts["tokens"] += len(piece.ids)
-                yield piece
+            encoded = encode_documents(documents, tokenizer, source.detokenizer, workers=config.workers, read=read)
+            try:
+                for piece in encoded:
+                    counts["documents"] += piece.end
+                    counts["tokens"] += len(piece.ids)
+                    yield piece
+            except TextError as error:
+                raise InputError(f"{name}, {split} split: {error}") from error
 
         def blocks() -> Iterator[Block]:
             for block in pack(pieces(), layout):

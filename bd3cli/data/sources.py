@@ -14,7 +14,8 @@ from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents
 from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_of, local_files
-from bd3cli.data.hashing import digest, hash_file, hash_texts
+from bd3cli.data.hashing import hash_file, hash_texts
+from bd3cli.data.saved import saved_files
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import Unit, read_text_files, readable
 from bd3cli.errors import InputError, did_you_mean
@@ -112,7 +113,7 @@ def _check_apart(config: DataConfig) -> None:
 def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     explicit = _explicit(config)
     if split in explicit:
-        found = local_files(explicit[split])
+        found = _files(explicit[split])
         files = found["all"] if "all" in found else _own_files(found, explicit[split], split)
         return _from_files(_info(config).name or str(explicit[split]), files, config, None, cache_dir)
     if explicit and config.name == "pydocs":
@@ -147,10 +148,14 @@ def _pydocs(split: Split) -> Source:
 
 
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
-    found = local_files(path)
+    found = _files(path)
     if "all" in found:
         return _from_files(config.name, found["all"], config, split, cache_dir)
     return _from_files(config.name, _own_files(found, path, split), config, None, cache_dir)
+
+
+def _files(path: Path) -> Files:
+    return saved_files(path) or local_files(path)
 
 
 def _own_files(found: Files, path: Path, split: Split) -> list[Path]:
@@ -172,23 +177,25 @@ def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split |
 
     def read() -> tuple[Documents, dict[str, Any]]:
         documents: Documents
+        notes: list[str] = []
         if kind == "text":
             documents = read_text_files(paths, unit)
         else:
-            folder = writable_directory(cache_dir) / "arrow" / digest([content, kind, info.header])
-            table = tabular.read_table(paths, kind, folder, info.header)
-            default = "+".join(info.header[1:]) if table.column_names == list(info.header) else info.column
-            documents = tabular.Rows(table, tabular.text_columns(table, config.column, default, str(paths[0])))
-        return _carved(documents, carve, "all of the files named for it")
+            columns = tabular.Columns(config.column, info.column, info.header)
+            documents, notes = tabular.read_rows(paths, kind, columns, content, writable_directory(cache_dir) / "arrow")
+        documents, facts = _carved(documents, carve, "all of the files named for it")
+        return documents, {**facts, **({"notes": notes} if notes else {})}
 
     files = [{"path": str(path), "sha256": sha} for path, sha in zip(paths, content, strict=True)]
-    identity = {
+    identity: dict[str, Any] = {
         "content": content,
         "kind": kind,
         "document": document,
         "column": [config.column, info.column, info.header],
         "carved": carve is not None,
     }
+    if kind != "text":
+        identity["readers"] = tabular.READERS
     return Source(identity, {"dataset": name, "files": files, "document": document}, read)
 
 
@@ -231,13 +238,14 @@ def _from_hub(
     info = _info(config)
     table = tables[part.split]
     rows = range(len(table))[slice(*part.rows)]
-    columns = tabular.text_columns(table, config.column, info.column, f"Data set {config.name!r}")
+    chosen = table.with_format("arrow")[:].slice(rows.start, len(rows))
+    documents = tabular.text_rows(chosen, config.column, info.column, f"Data set {config.name!r}")
     at = {"hub": str(source), "revision": hub.commit_of(table)}
 
     def read() -> tuple[Documents, dict[str, Any]]:
-        return _carved(tabular.Rows(table.select(rows), columns), carve, policy)
+        return _carved(documents, carve, policy)
 
-    identity = {**at, "part": str(part), "rows": len(rows), "columns": columns, "carved": carve is not None}
+    identity = {**at, "part": str(part), "rows": len(rows), "columns": documents.columns, "carved": carve is not None}
     return Source(identity, {**at, "rows": str(part), "document": info.document or "row"}, read)
 
 

@@ -1,179 +1,221 @@
-"""Rows of JSON, CSV and Parquet files and of hub data sets as documents, through `datasets`."""
+"""Rows of local tables, of saved data sets and of the hub's as documents."""
 
 from __future__ import annotations
 
-import csv
-import glob
-import io
+import itertools
 import json
-from collections.abc import Iterator
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from bd3cli.data.cache import remove_stale
 from bd3cli.data.documents import Documents, IntArray
-from bd3cli.data.hub_libraries import brief, no_network, quiet
-from bd3cli.data.textfiles import check_text, first_bytes, open_bytes
-from bd3cli.errors import InputError, did_you_mean
+from bd3cli.data.hashing import digest
+from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
-    import datasets
+    import pyarrow as pa
 
+    from bd3cli.data.tables import TableFile
+
+log = logging.getLogger("bd3cli.data")
+READERS = 2  # raise it when the same file would give other rows
 BATCH = 1000  # rows read at once
-HEAD = 1 << 16  # bytes in which the header of a CSV file is looked for
 
 
 class Rows(Documents):
-    """The text of one column, or of several joined by a space; an absent value is an empty document."""
+    """The text of the columns of a table, several joined by a space; an absent value is an empty document."""
 
-    def __init__(self, table: datasets.Dataset, columns: list[str]) -> None:
-        self._table = table.select_columns(columns)
-        self._columns = columns
+    def __init__(self, table: pa.Table, name: str, indices: IntArray | None = None) -> None:
+        self._table = table
+        self._columns = table.columns
+        self._name = name
+        self._indices = indices
 
     def __len__(self) -> int:
-        return len(self._table)
+        return int(self._table.num_rows) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int) -> str:
-        row = self._table[index]
-        return self._join([row[column] for column in self._columns])
+        at = range(len(self))[index]
+        return self._row(at if self._indices is None else int(self._indices[at]))
 
     def __iter__(self) -> Iterator[str]:
-        for batch in self._table.iter(batch_size=BATCH):
-            yield from map(self._join, zip(*(batch[column] for column in self._columns), strict=True))
+        if self._indices is not None:
+            yield from map(self._row, self._indices.tolist())
+            return
+        for batch in self._table.to_batches(max_chunksize=BATCH):
+            try:
+                columns = [column.to_pylist() for column in batch.columns]
+            except UnicodeDecodeError as error:
+                raise self._wrong(error) from None
+            yield from map(_join, zip(*columns, strict=True))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self._table.column_names)
 
     @property
     def nbytes(self) -> int:
-        table = self._table.data
-        whole: int = sum(table.column(column).nbytes for column in self._columns)
-        rows: int = table.num_rows
+        whole, rows = int(self._table.nbytes), int(self._table.num_rows)
         return whole * len(self) // max(1, rows)
 
     def take(self, indices: IntArray) -> Rows:
-        return Rows(self._table.select(indices), self._columns)
+        return Rows(self._table, self._name, indices if self._indices is None else self._indices[indices])
 
-    @staticmethod
-    def _join(values: Any) -> str:
-        return " ".join(value for value in values if value)
+    def _row(self, row: int) -> str:
+        try:
+            return _join(column[row].as_py() for column in self._columns)
+        except UnicodeDecodeError as error:
+            raise self._wrong(error) from None
+
+    def _wrong(self, error: UnicodeDecodeError) -> InputError:
+        begin = error.object[:40].decode("utf-8", "replace")
+        return InputError(
+            f"{self._name} has a row that is not UTF-8 text ({error.reason}); it begins {begin!r}. Convert it to UTF-8."
+        )
 
 
-def text_columns(table: datasets.Dataset, wanted: str | None, default: str | None, name: str) -> list[str]:
-    """The columns that hold the text: `wanted`, else `default`, else ``text``.
+def _join(values: Any) -> str:
+    return " ".join(value for value in values if value)
+
+
+def text_rows(table: pa.Table, wanted: str | None, default: str | None, name: str) -> Rows:
+    """The rows of a table in memory, or mapped into it; its text column is `wanted`, else `default`, else ``text``.
 
     Raises:
         InputError: a column that is not there, or that does not hold text.
     """
-    there = table.column_names
-    column = wanted or default or "text"
-    columns = [column] if column in there else column.split("+")
-    for column in columns:
-        if column not in there:
-            raise InputError(
-                f"{name} has no column {column!r}.{did_you_mean(column, there)} Its columns are "
-                f"{', '.join(there)}. Choose the one that holds the text with data.column."
-            )
-        kind = getattr(table.features[column], "dtype", None)
-        if kind not in ("string", "large_string"):
-            texts = [c for c in there if getattr(table.features[c], "dtype", None) == "string"]
-            raise InputError(
-                f"Column {column!r} of {name} holds {kind or 'nested values'}, not text. Choose another with "
-                f"data.column{': ' + ', '.join(texts) if texts else ''}."
-            )
-    return columns
+    from bd3cli.data.arrow_files import check_columns
+    from bd3cli.data.tables import choose_columns
+
+    columns = choose_columns(table.column_names, wanted, default)
+    check_columns(table.schema, columns, name)
+    return Rows(table.select(columns), name)
 
 
-def read_table(paths: list[Path], kind: str, cache_dir: Path, header: tuple[str, ...] = ()) -> datasets.Dataset:
-    """The rows of files of one kind (``json``, ``csv`` or ``parquet``), converted to Arrow in `cache_dir`.
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold the text.
+
+    Attributes:
+        wanted: the column asked for, or several joined by ``+``.
+        usual: the one when none is asked for; without it ``text``.
+        header: the columns of CSV files that may lack a header line: all but the first make up the text.
+    """
+
+    wanted: str | None = None
+    usual: str | None = None
+    header: tuple[str, ...] = ()
+
+
+def read_rows(
+    paths: Sequence[Path], kind: str, columns: Columns, content: Sequence[str], folder: Path
+) -> tuple[Rows, list[str]]:
+    """The rows of files of one kind, and notes on how they were read.
+
+    Their text is written to one Arrow file, from which rows are then read as they are needed.
 
     Args:
         paths: files, in order.
-        kind: their format.
-        cache_dir: a directory named after the content of the files: `datasets` itself tells a changed file
-            by its time only.
-        header: columns of CSV files that may lack a header line.
+        kind: their format: ``json``, ``csv``, ``parquet`` or ``arrow``.
+        columns: which of their columns hold the text.
+        content: a hash of each of the files.
+        folder: where the Arrow file is kept, named after everything that decides what is in it.
 
     Raises:
         InputError: naming the file, and the line where there is one, when it is not what its name says.
     """
-    options: dict[str, Any] = {}
-    if kind != "parquet":
-        for path in paths:
-            _check_text(path)
-    if kind == "csv":
-        options = _csv_options(paths[0], header)
-    import datasets
+    target = folder / digest([READERS, list(content), kind, astuple(columns)])
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    entry = _load(target)
+    if entry is None:
+        folder.mkdir(exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            entry = _load(target)  # another process may have made it while this one waited
+            if entry is None:
+                remove_stale(folder)
+                _convert(paths, kind, columns, target, name)
+                entry = _load(target)
+    if entry is None:
+        raise InputError(f"The cache entry {target} was damaged as it was written. Check the disk.")
+    table, notes = entry
+    return Rows(table, name), notes
+
+
+def _load(target: Path) -> tuple[pa.Table, list[str]] | None:
+    """The table in a directory of the cache, mapped into memory, and its notes; None if it is absent or damaged."""
+    import pyarrow as pa
 
     try:
-        with quiet(), no_network():
-            # `datasets` expands wildcards, which a file's own name may well contain.
-            files = [glob.escape(str(path.absolute())) for path in paths]
-            return datasets.load_dataset(kind, data_files=files, split="train", cache_dir=str(cache_dir), **options)
-    except Exception as error:
-        for path in paths:
-            _diagnose(path, kind)
-        cause = error.__cause__ or error
+        notes = json.loads((target / "notes.json").read_bytes())
+        with pa.memory_map(str(target / "text.arrow")) as source:
+            return pa.ipc.open_file(source).read_all(), notes
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        log.warning("The cache entry %s is damaged (%s) and is made again.", target, error)
+        shutil.rmtree(target, ignore_errors=True)
+        return None
+
+
+def _convert(paths: Sequence[Path], kind: str, columns: Columns, target: Path, name: str) -> None:
+    """Write the text columns of files to a directory of the cache, whole or not at all."""
+    import pyarrow as pa
+
+    notes: list[str] = []
+    batches = _batches(paths, kind, columns, notes)
+    first = next(batches, None)
+    if first is None:
+        raise InputError(f"{name} holds no text, not one row. Give a file with text in it.")
+    partial = target.with_name(f".partial-{uuid.uuid4().hex}")
+    try:
+        partial.mkdir()
+        with pa.ipc.new_file(str(partial / "text.arrow"), first.schema) as writer:
+            for batch in itertools.chain([first], batches):
+                writer.write_batch(batch)
+        (partial / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
         raise InputError(
-            f"{_names(paths)} cannot be read as {kind}: {brief(cause)}. Check the file and its extension."
+            f"The text of {name} could not be written to the cache {target.parent}: {error.strerror or error}. Make "
+            "room, or set BD3CLI_CACHE to another directory."
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for note in notes:
+        log.warning("bd3cli: %s", note)
 
 
-def _names(paths: list[Path]) -> str:
-    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+def _batches(paths: Sequence[Path], kind: str, columns: Columns, notes: list[str]) -> Iterator[pa.RecordBatch]:
+    """The text columns of files, those of the first that has rows; notes on each file when it has been read."""
+    from bd3cli.data.tables import choose_columns
 
-
-def _check_text(path: Path) -> None:
-    """Refuse files without text, and such as are not text, before `datasets` does so in its own words."""
-    if path.suffix != ".gz":
-        buffer = open_bytes(path)
-        check_text(path, buffer)
-        if not buffer[:HEAD].strip() and not buffer[:].strip():
-            raise InputError(f"{path} holds no text ({len(buffer)} bytes). Give a file with text in it.")
-    elif not first_bytes(path, HEAD):
-        raise InputError(f"{path} holds no text. Give a file with text in it.")
-
-
-def _csv_options(path: Path, header: tuple[str, ...]) -> dict[str, Any]:
-    """Options under which every value of a CSV file is the text that is written there."""
-    import datasets
-
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    separator = "\t" if ".tsv" in suffixes else ","
-    head = first_bytes(path, HEAD).decode("utf-8-sig", "replace")
-    first = next(csv.reader(io.StringIO(head, newline=""), delimiter=separator), [])
-    names = [name.strip() for name in first]
-    headless = bool(header) and len(first) == len(header) and set(names) != set(header)
-    if not headless and (len(set(first)) != len(first) or "" in names):
-        raise InputError(
-            f"The first line of {path} does not name its columns: {', '.join(map(repr, first[:6]))}. "
-            "Add a header line with a different name for each."
-        )
-    columns = list(header) if headless else first
-    return {
-        "sep": separator,
-        "header": None if headless else 0,
-        "names": columns,
-        "na_filter": False,
-        "features": datasets.Features({column: datasets.Value("string") for column in columns}),
-    }
-
-
-def _diagnose(path: Path, kind: str) -> None:
-    """Name the line of a JSON Lines file that cannot be read; silent when there is none such."""
-    buffer = open_bytes(path)
-    if kind != "json" or buffer[:64].lstrip()[:1] == b"[":
-        if kind != "parquet":
-            check_text(path, buffer)
-        return
-    check_text(path, buffer)
-    for number, line in enumerate(buffer[:].splitlines(), 1):
-        if not line.strip():
+    chosen: list[str] = []
+    for path in paths:
+        file = open_table(path, kind, columns.header)
+        if not file.names:  # of a file without rows it does not matter which columns it has
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {number} is not JSON: {error}. Write one object a line, or a list of objects."
-            ) from None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}, line {number} holds a {type(row).__name__}, not an object. "
-                'Write lines such as {"text": "..."}.'
-            )
+        if not chosen:
+            usual = "+".join(columns.header[1:]) if file.names == list(columns.header) else columns.usual
+            chosen = choose_columns(file.names, columns.wanted, usual)
+        yield from file.batches(chosen)
+        notes += file.notes
+
+
+def open_table(path: Path, kind: str, header: tuple[str, ...] = ()) -> TableFile:
+    """A file of rows, by its format."""
+    from bd3cli.data.arrow_files import FeatherRows, ParquetRows
+    from bd3cli.data.delimited import DelimitedRows
+    from bd3cli.data.json_rows import JsonRows
+
+    if kind == "csv":
+        return DelimitedRows(path, header)
+    readers: dict[str, type[TableFile]] = {"json": JsonRows, "parquet": ParquetRows, "arrow": FeatherRows}
+    return readers[kind](path)

@@ -105,6 +105,13 @@ def _is_cached(url: str, sha256: str) -> bool:
         return False
 
 
+def is_openai(encoding: tiktoken.Encoding) -> bool:
+    """Whether text is split as in one of OpenAI's encodings: of others nothing is known."""
+    from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+
+    return encoding.name in PUBLIC_FILES or encoding._pat_str in (r50k_pat_str, CL100K_PATTERN)
+
+
 def read_tiktoken_file(path: Path) -> tiktoken.Encoding:
     """An encoding from a local file of ``base64-token rank`` lines.
 
@@ -115,7 +122,7 @@ def read_tiktoken_file(path: Path) -> tiktoken.Encoding:
         InputError: unreadable or malformed file.
     """
     import tiktoken
-    from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+    from tiktoken_ext.openai_public import r50k_pat_str
 
     try:
         lines = path.read_bytes().splitlines()

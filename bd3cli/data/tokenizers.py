@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,16 @@ import numpy.typing as npt
 
 from bd3cli.data.files import exists
 from bd3cli.data.hashing import digest
-from bd3cli.data.tiktoken_files import BOS, ENDOFTEXT, EOS, encoding_names, load_encoding, read_tiktoken_file
+from bd3cli.data.runs_of_space import LONG, long_runs
+from bd3cli.data.tiktoken_files import (
+    BOS,
+    ENDOFTEXT,
+    EOS,
+    encoding_names,
+    is_openai,
+    load_encoding,
+    read_tiktoken_file,
+)
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,6 +107,7 @@ class TiktokenTokenizer(Tokenizer):
         self.size = self.mask_id = encoding.n_vocab
         self.vocab_size = self.size + 1
         self._encoding = encoding
+        self._is_openai = is_openai(encoding)
         # Ids that are in no table (some encodings have gaps) decode to nothing, like special ones.
         self._bytes = [b""] * self.vocab_size
         ranks = encoding._mergeable_ranks
@@ -118,7 +129,17 @@ class TiktokenTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> IdArray:
         # Not `encode_to_numpy`: in older releases of tiktoken it turns special text into special ids.
-        return np.array(self._encoding.encode_ordinary(valid_unicode(text)), dtype=self.dtype)
+        with native(self.name, text):
+            return np.array(self._encode(valid_unicode(text)), dtype=self.dtype)
+
+    def _encode(self, text: str) -> list[int]:
+        if len(text) < LONG or not self._is_openai:
+            return self._encoding.encode_ordinary(text)
+        ids: list[int] = []
+        for part, whole in long_runs(text, self._encoding._pat_str):
+            # A run of white space that is one piece of the pattern is merged without the pattern.
+            ids += self._encoding._encode_single_piece(part) if whole else self._encoding.encode_ordinary(part)
+        return ids
 
     def _decode_run(self, ids: Sequence[int]) -> str:
         return b"".join([self._bytes[i] for i in ids]).decode("utf-8", "replace")
@@ -140,6 +161,24 @@ class BytesTokenizer(TiktokenTokenizer):
 
     def encode_array(self, text: str) -> IdArray:
         return np.frombuffer(valid_unicode(text).encode(), dtype=np.uint8).astype(self.dtype)
+
+
+class TextError(InputError):
+    """A text that a tokenizer cannot encode; whoever knows where it came from adds that."""
+
+
+@contextlib.contextmanager
+def native(name: str, text: str) -> Iterator[None]:
+    """Turn a panic of a tokenizer's Rust code, which is no `Exception` and cannot be pickled, into an error."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a module that cannot be imported
+            raise
+        raise TextError(
+            f"Tokenizer {name!r} broke down ({' '.join(str(error).split())[:200]}) on a text of {len(text)} "
+            f"characters that begins {text[:40]!r}. Break it into lines or documents, or use 'bytes'."
+        ) from None
 
 
 def valid_unicode(text: str) -> str:

@@ -184,7 +184,7 @@ def test_column_by_name_and_joined(tmp_path: Path) -> None:
 def test_column_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": 5, "prose": "five"}\n')
-    with pytest.raises(InputError, match=r"holds int64, not text.*data.column: prose"):
+    with pytest.raises(InputError, match=r"line 1, holds a number \(5\), not text.*data.column: prose"):
         as_train(path)
     path.write_text('{"text": ["a", "b"]}\n')
     with pytest.raises(InputError, match="not text"):
@@ -204,10 +204,12 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "nul.txt": (b"abc\0def", "NUL byte at offset 3"),
     "nul.csv": (b"text\na\0b\n", "NUL byte at offset 6"),
     "latin.txt": (b"caf\xe9 au lait", "byte 0xe9 at offset 3"),
+    "wide.txt": ("café".encode("utf-16"), "is UTF-16 text"),
+    "wide.jsonl": (b"\xfe\xff" + '{"text": "café"}'.encode("utf-16-be"), "is UTF-16 text"),
     "cut.txt": (b"caf\xc3", "byte 0xc3 at offset 3"),
     "latin.jsonl": (b'{"text": "caf\xe9"}\n', "byte 0xe9 at offset 13"),
     "bad.jsonl": (b'{"text": "a"}\n\n{"text": "b"\n', "line 3 is not JSON"),
-    "words.jsonl": (b'{"text": "a"}\n"b"\n', "line 2 holds a str, not an object"),
+    "words.jsonl": (b'{"text": "a"}\n"b"\n', "line 2 holds a string, not an object"),
     "bad.json": (b'[{"text": "a"}, {"text": ]', "cannot be read as json|not JSON"),
     "object.json": (b'{"data": [{"text": "a"}]}', "no column 'text'"),
     "bad.parquet": (b"PAR1 is not enough", "cannot be read as parquet"),
@@ -237,7 +239,7 @@ def test_wrong_file(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 
 def test_offset_of_a_wrong_byte_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Chunks that end inside a character are no error; one that is cut off at the end of the file is.
-    monkeypatch.setattr("bd3cli.data.textfiles.CHUNK", 7)
+    monkeypatch.setattr("bd3cli.data.streams.CHUNK", 7)
     good = "ü日本😀" * 20
     path = tmp_path / "a.txt"
     path.write_bytes(good.encode())
