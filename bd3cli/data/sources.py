@@ -139,11 +139,13 @@ def _pydocs(split: Split) -> Source:
     documents = corpora.read_pydocs()
 
     def read() -> tuple[Documents, dict[str, Any]]:
-        parts, policy = split_documents(documents)
+        parts, policy = split_documents(documents, corpora.PYDOCS_SHARED_RUN)
         return parts[split], {"split_policy": policy}
 
     facts = {"source": corpora.pydocs_edition(), "document": "topic"}
-    return Source({"content": hash_texts(documents), "carved": True}, facts, read)
+    # The rule of the split is part of the identity: tokens cached under another rule are of other documents.
+    rule = {"carved": True, "shared_run": corpora.PYDOCS_SHARED_RUN}
+    return Source({"content": hash_texts(documents), **rule}, facts, read)
 
 
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
