@@ -50,22 +50,26 @@ def _powers(count: int) -> tuple[Hashes, Hashes]:
     return of(BASE), of(pow(BASE, -1, 1 << 64))
 
 
-def chunks(documents: Documents, width: int) -> Iterator[Points]:
-    """The characters of documents in chunks that hold, between them, every run of `width` once or more.
+def chunks(documents: Documents, width: int) -> Iterator[tuple[Points, list[str]]]:
+    """The characters of documents in chunks that hold, between them, every run of `width`; documents read whole.
 
-    Never more than about a chunk is held beyond what `Documents.pieces` gives at once.
+    Beside each chunk are the documents that came in one piece and end in it. No more than about a chunk is held
+    beyond what `Documents.pieces` gives at once.
     """
     parts: list[str] = []
-    size = 0
-    for text, end in documents.pieces(CHUNK):
-        parts += (text, SEPARATOR) if end else (text,)
-        size += len(text) + end
+    whole: list[str] = []
+    size, begins = 0, True
+    for text, ends in documents.pieces(CHUNK):
+        parts += (text, SEPARATOR) if ends else (text,)
+        if begins and ends:
+            whole.append(text)
+        begins = ends
+        size += len(text) + ends
         if size >= CHUNK:
-            whole = "".join(parts)
-            yield code_points(whole)
-            parts = [whole[len(whole) - width + 1 :]]
-            size = 0
-    yield code_points("".join(parts))
+            joined = "".join(parts)
+            yield code_points(joined), whole
+            parts, whole, size = [joined[len(joined) - width + 1 :]], [], 0
+    yield code_points("".join(parts)), whole
 
 
 def groups_sharing(documents: Documents, width: int) -> npt.NDArray[np.int64]:

@@ -123,7 +123,7 @@ def test_equal_windows_have_equal_hashes_and_others_have_not(text: str, width: i
 def test_chunks_hold_every_window_and_no_other(texts: list[str], width: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("bd3cli.data.windows.CHUNK", size)
-        found = [chunk.tolist() for chunk in chunks(Spans.of(texts), width)]
+        found = [points.tolist() for points, _ in chunks(Spans.of(texts), width)]
     windows = {tuple(chunk[i : i + width]) for chunk in found for i in range(len(chunk) - width + 1)}
     expected = {text[i : i + width] for text in texts for i in range(len(text) - width + 1)}
     assert {"".join(map(chr, w)) for w in windows if ord(SEPARATOR) not in w} == expected
