@@ -17,13 +17,13 @@ from bd3cli.errors import InputError
 log = logging.getLogger("bd3cli.data")
 SHOWN = 5  # names in a message
 COMPRESSIONS = {".gz", ".zst", ".bz2", ".xz"}
-# What lies beside data and tells of it: README-en.md and LICENSE-MIT too, and the files of a tokenizer.
+# What lies beside data and tells of it: README-en.md and LICENSE-MIT too; a tokenizer's files, the names of classes.
 ABOUT = re.compile(
     r"""(readme|licen[cs]e|copying|citation|contributing|contributors|authors|code[_-]of[_-]conduct|change(s|log)
         |datasheet|data(set)?[_-]?card|requirements|(md5|sha\d+)sums?|checksums?) ([ ._-].*)?
     |   (dataset_infos?|dataset_dict|state|metadata|datapackage|croissant|manifest|(generation_)?config
         |tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json
-    |   (vocab|merges)\.txt
+    |   (vocab|merges|classes|labels)\.txt
     |   \.git(attributes|ignore)""",
     re.IGNORECASE | re.VERBOSE,
 )

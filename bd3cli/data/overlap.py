@@ -5,9 +5,9 @@ a training document; those of a document shorter than `RUN` are when the whole d
 Documents are compared as they are trained on, that is, after the detokenizer.
 
 The hashes of all runs of held-out text are held in memory, sorted: 8 bytes a character of at most `EXAMINED`
-characters, beyond which a seeded sample of the documents is taken. Training text streams past them once, in chunks;
-a bitmap answers for most of its runs without a search. So memory does not grow with the data, and the time is that
-of reading the training text once.
+characters, beyond which a seeded sample of the documents is taken (of one that is longer, its beginning). Training
+text streams past them once, in chunks; a Bloom filter answers for nearly all of its runs without a search. So memory
+does not grow with the data, and the time is that of reading the training text once.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.hashing import digest
 from bd3cli.data.sources import Source, resolve
 from bd3cli.data.splits import Split, seeded_subset
-from bd3cli.data.windows import SEPARATOR, Hashes, chunks, code_points, window_hashes
+from bd3cli.data.windows import SEPARATOR, Hashes, chunks, code_points, distinct, window_hashes
 
 if TYPE_CHECKING:
     from bd3cli.config import DataConfig
 
 RUN = 200  # characters; shorter runs are idiom, tables and headings as often as copies
 TOLERATED = 0.01  # a larger share is worth a warning
-EXAMINED = 8_000_000  # characters of each held-out split
-LEAST_BITS, MOST_BITS = 16, 27  # of the index of the bitmap: 64 KiB to 128 MiB
+EXAMINED = 4_000_000  # characters of each held-out split
+LEAST_BITS, MOST_BITS = 16, 27  # of the index of the filter: 64 KiB to 128 MiB
+MIXER = np.uint64(0xBF58476D1CE4E5B9)
 CODE_VERSION = 1  # raise it when the same documents would give other figures
 Progress = Callable[[str, int, int], None]
 
@@ -126,31 +127,51 @@ class _Index:
         self._run = run
         points = code_points("".join(text + SEPARATOR for text in texts))
         hashes = window_hashes(points, run)
-        between = np.cumsum(np.concatenate([[0], points == ord(SEPARATOR)]))
+        between = np.cumsum(np.concatenate([[0], points == ord(SEPARATOR)]), dtype=np.int32)
         self._length = len(points)
         self._starts = np.flatnonzero(between[run:] == between[: len(hashes)])  # runs within one document
         self._hashes = hashes[self._starts]
-        self._keys = np.unique(self._hashes)
-        self._seen = np.zeros(len(self._keys), dtype=np.bool_)
-        bits = min(max(LEAST_BITS, (16 * len(self._keys)).bit_length()), MOST_BITS)
-        self._shift = np.uint64(64 - bits)
-        self._bitmap = np.zeros(1 << bits, dtype=np.bool_)
-        self._bitmap[self._keys >> self._shift] = True
+        self._keys = _Keys(self._hashes)
+        self._seen = np.zeros(len(self._keys.values), dtype=np.bool_)
 
     def look_up(self, hashes: Hashes) -> None:
         """Mark the runs that are among `hashes`."""
-        likely = hashes[self._bitmap[hashes >> self._shift]]
-        at = np.searchsorted(self._keys, likely)
-        at[at == len(self._keys)] = 0
-        self._seen[at[self._keys[at] == likely]] = True
+        _, at = self._keys.find(hashes)
+        self._seen[at] = True
 
     def repeated(self) -> npt.NDArray[np.bool_]:
         """Which characters lie in a run that was marked, ``[n]``: the texts end to end, a separator after each."""
-        starts = self._starts[self._seen[np.searchsorted(self._keys, self._hashes)]]
-        steps = np.zeros(self._length + 1, dtype=np.int64)
+        marked, _ = _Keys(self._keys.values[self._seen]).find(self._hashes)
+        starts = self._starts[marked]
+        steps = np.zeros(self._length + 1, dtype=np.int32)
         steps[starts] += 1
         steps[starts + self._run] -= 1
         return np.cumsum(steps[:-1]) > 0
+
+
+class _Keys:
+    """A set of hashes, sorted, behind a Bloom filter of two bits that spares nearly all others the search."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.values = distinct(hashes)
+        bits = min(max(LEAST_BITS, (16 * len(self.values)).bit_length()), MOST_BITS)
+        self._shift = np.uint64(64 - bits)
+        self._filter = np.zeros(1 << bits, dtype=np.bool_)
+        self._filter[self.values >> self._shift] = True
+        self._filter[self._mixed(self.values)] = True
+
+    def find(self, hashes: Hashes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """The indices of `hashes` that are in the set, and where in it they stand."""
+        likely = np.flatnonzero(self._filter[hashes >> self._shift])
+        likely = likely[self._filter[self._mixed(hashes[likely])]]
+        likely = likely[np.argsort(hashes[likely])]  # so that the searches go through memory in order
+        at = np.searchsorted(self.values, hashes[likely])
+        at[at == len(self.values)] = 0
+        found = self.values[at] == hashes[likely]
+        return likely[found], at[found]
+
+    def _mixed(self, hashes: Hashes) -> Hashes:
+        return (hashes ^ (hashes >> np.uint64(29))) * MIXER >> self._shift
 
 
 def _sample(documents: Documents) -> list[str]:
