@@ -92,7 +92,20 @@ def local_files(path: Path, split_names: str = "auto") -> LocalFiles:
     if naming.asides:
         say_once(f"{path}: read as one collection, although a word for a split stands inside {shown(naming.asides)}.")
     splits: Files = {split: named(names) for split, names in naming.splits.items()}
+    for again, first in walk.links_to_files.items():
+        _check_link(path, again, first)
     return LocalFiles(splits or {"all": files}, left_out)
+
+
+def _check_link(root: Path, *paths: Path) -> None:
+    """Refuse two names of one file that name different splits."""
+    names = [_without_extension(path.relative_to(root)) for path in paths]
+    splits = read_names(names).splits
+    if len(splits) > 1:
+        raise InputError(
+            f"{paths[0]} and {paths[1]} are the same file, for {' and '.join(splits)}: splits must not overlap. "
+            "Remove one, or name the file of each split with data.train, data.validation and data.test."
+        )
 
 
 def file_key(path: Path) -> object:
@@ -113,6 +126,7 @@ class _Walk:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._data: dict[object, Path] = {}
+        self.links_to_files: dict[Path, Path] = {}  # to the name by which each is read
         self._others: dict[str, list[str]] = {}
         self._directories: set[object] = {file_key(root)}
         self._links: list[Path] = []
@@ -155,10 +169,13 @@ class _Walk:
             else:
                 self._directories.add(key)
                 self._list(entry)
+        elif entry.exists() and not entry.is_file():
+            self._leave(entry, "not regular")  # a pipe, say
         elif not _is_data(entry):
             self._leave(entry, "of unknown extension")
         elif (key := file_key(entry)) in self._data:
             self._leave(entry, "linking to what is here already")
+            self.links_to_files[entry] = self._data[key]
         else:
             self._data[key] = entry
 
@@ -168,8 +185,6 @@ class _Walk:
 
 def _is_data(path: Path) -> bool:
     """Whether a file of a directory is read: of a known extension, or called ``ptb.train`` or just ``train``."""
-    if path.exists() and not path.is_file():  # a pipe, say
-        return False
     suffix = path.suffix[1:].lower()
     return bool(format_of(path)) or suffix in SPLIT_NAMES or (not suffix and names_a_split(path.name))
 

@@ -226,6 +226,26 @@ def test_a_file_reached_twice_is_one_file(tmp_path: Path, caplog: pytest.LogCapt
     assert "4 linking to what is here already (a_link.txt, linked, z/a.txt, z/up)" in caplog.text
 
 
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+def test_one_file_with_the_names_of_two_splits(tmp_path: Path, link: str) -> None:
+    written(tmp_path, "train.txt", "valid.txt")
+    getattr(tmp_path / "test.txt", link)(tmp_path / "train.txt")
+    with pytest.raises(InputError, match=r"are the same file, for train and test: splits must not overlap"):
+        documents(tmp_path)
+    (tmp_path / "test.txt").unlink()
+    getattr(tmp_path / "train-01.txt", link)(tmp_path / "train.txt")
+    getattr(tmp_path / "whole.txt", link)(tmp_path / "train.txt")
+    assert documents(tmp_path) == ["train.txt\n"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    assert as_train(tmp_path) == ["a.txt\n"]
+    assert "1 not regular (b.txt)" in caplog.text
+
+
 def test_the_same_files_for_two_splits(tmp_path: Path) -> None:
     written(tmp_path, "all/a.txt", "all/b.txt", "other/c.txt", "own/train.txt", "own/test.txt")
     inside, everything = str(tmp_path / "all" / "a.txt"), str(tmp_path / "all")
