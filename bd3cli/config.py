@@ -32,6 +32,9 @@ class DataConfig:
     train: str | None = option(None, "file to train on, instead of the data set's own split")
     validation: str | None = option(None, "file to validate on, instead of the data set's own split")
     test: str | None = option(None, "file to test on, instead of the data set's own split")
+    split_names: Literal["auto", "ignore"] = option(
+        "auto", "a directory's files called train, valid, test, ...: keep those splits, or take all as one collection"
+    )
     column: str | None = option(None, "text column of tabular data; the data set's own, else 'text'")
     document: Literal["auto", "file", "paragraph", "line"] = option("auto", "what one document is in plain text")
     packing: Literal["wrap", "pad"] = option("wrap", "cut the stream of documents, or one document a context")

@@ -130,6 +130,7 @@ class Run:
             config = replace(
                 config,
                 name=data,
+                split_names="auto",
                 column=column,
                 train=whole if name == "train" else None,
                 validation=whole if name == "validation" else None,
@@ -137,7 +138,21 @@ class Run:
             )
         elif column is not None:
             config = replace(config, column=column)
-        return load_split(config, name, recipe.model.length, progress=progress)
+        packed = load_split(config, name, recipe.model.length, progress=progress)
+        if data is None:
+            self._require_same_division(name, packed)
+        return packed
+
+    def _require_same_division(self, name: Split, packed: PackedSplit) -> None:
+        """Refuse held-out text that another version divided off: this run may have been trained on it."""
+        recipe = self.require_recipe()
+        before = self.record.get("data", {}).get("train", {}).get("split_policy", "")
+        now = packed.description.get("split_policy", "")
+        if name != "train" and before.startswith("90/5/5") and now != before and getattr(recipe.data, name) is None:
+            raise InputError(
+                f"{self.path} was trained when {recipe.data.name} was divided otherwise, so its {name} text now may be "
+                f"text it was trained on. Give other text with --data, or train again. Recorded: {before}. Now: {now}."
+            )
 
     def evaluate(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -163,6 +164,22 @@ def test_a_file_given_to_eval_is_used_whole(cli, trained: Path, tmp_path: Path) 
     assert cli("eval", trained, "--data", tmp_path / "table.csv", "--column", "body", "--json").json["tokens"] > 2000
 
 
+def test_a_run_is_not_measured_on_text_that_was_divided_otherwise(cli, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    assert "share a run of 100 characters" in record["data"]["train"]["split_policy"]
+    record["data"]["train"]["split_policy"] = "90/5/5 by bytes: in the order of a hash of their text, documents ..."
+    (run / "run.json").write_text(json.dumps(record))
+    (tmp_path / "other.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
+    for split in ("validation", "test"):
+        refused = cli("eval", run, "--split", split)
+        assert refused.code == 2
+        assert f"its {split} text now may be text it was trained on. Give other text with --data" in refused.err
+    assert cli("eval", run, "--data", tmp_path / "other.txt").code == 0
+    assert cli("eval", run, "--split", "train", "--sequences", 4).code == 0
+
+
 def test_data_and_config_commands(cli) -> None:
     names = [d["name"] for d in cli("data", "list", "--json").json["datasets"]]
     assert {"pydocs", "lm1b", "wikitext2", "lambada"} <= set(names)
@@ -179,6 +196,31 @@ def test_data_and_config_commands(cli) -> None:
     assert "steps = 1000000" in cli("config", "show", "owt-ar", "--toml").out
     assert cli("config", "validate", "owt-bd3lm-16").out == "owt-bd3lm-16: valid\n"
     assert {"tiny", "owt-mdlm"} <= {r["name"] for r in cli("config", "list", "--json").json["recipes"]}
+
+
+def test_data_prepare_tells_of_held_out_text_in_train(cli, tmp_path: Path, caplog) -> None:
+    texts = ["".join(random.Random(n).choices("abcdefgh ", k=400)) for n in range(40)]
+    for name, chosen in (("train", texts[:30]), ("valid", texts[27:31]), ("test", texts[30:])):
+        rows = "".join(json.dumps({"body": text}) + "\n" for text in chosen)
+        (tmp_path / f"{name}-00000-of-00001.jsonl").write_text(rows)
+    (tmp_path / "README.md").write_text("about it")
+    column = ("--set", "data.column=body", "--length", 32)
+    done = cli("data", "prepare", tmp_path, *column)
+    assert caplog.text.count("left out 1 about the data (README.md)") == 1
+    assert "warning: 75.0% of the validation text stands in the training text" in done.err
+    assert "of the test text" not in done.err
+    assert "75.00%" in done.out
+    rows = cli("data", "prepare", tmp_path, *column, "--json").json["splits"]
+    assert [row["overlap_with_train"] and row["overlap_with_train"]["share"] for row in rows] == [None, 0.75, 0.0]
+    assert rows[1]["overlap_with_train"]["repeated_characters"] == 1200
+    without = cli("data", "prepare", tmp_path, *column, "--no-overlap", "--json")
+    assert "warning" not in without.err
+    assert [row["overlap_with_train"] for row in without.json["splits"]] == [None] * 3
+    shown = cli("data", "show", tmp_path, "--split", "test", *column[:2], "--json").json
+    assert shown["documents"][0] == texts[30]
+    wrong = cli("data", "prepare", tmp_path, "--set", "train.steps=3")
+    assert wrong.code == 2
+    assert "only reads keys of the data section" in wrong.err
 
 
 def test_ctrl_c_in_training_saves_and_exits_130(tmp_path: Path, quick) -> None:

@@ -1,7 +1,8 @@
 """Data: from a name or a file to contexts of token ids.
 
 `load_split` gives the contexts of one split, tokenised once and cached; `load_tokenizer` goes between text
-and ids; `resolve_documents` shows the documents themselves; `list_datasets` names the registered data sets.
+and ids; `resolve_documents` shows the documents themselves; `list_datasets` names the registered data sets;
+`overlap_of_splits` tells how much held-out text stands in the training text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from bd3cli.data.corpora import DatasetInfo, list_datasets
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.loading import PackedSplit, load_split
+from bd3cli.data.overlap import overlap_of_splits
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import Split
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
@@ -28,6 +30,7 @@ __all__ = [
     "list_datasets",
     "load_split",
     "load_tokenizer",
+    "overlap_of_splits",
     "resolve_documents",
 ]
 

@@ -68,6 +68,9 @@ class DatasetInfo:
     splits: tuple[Split, ...] = ("train", "validation", "test")
 
 
+# Topics include one another: all of "with" stands in "compound". Two that share a run of this many characters go
+# to one split. It is half the run that `bd3cli.data.overlap` counts, so that nothing is near the edge.
+PYDOCS_SHARED_RUN = 100
 PYDOCS = DatasetInfo(
     name="pydocs",
     description="the prose of Python's own language reference, about 450 KB; varies with the Python version",

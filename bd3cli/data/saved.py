@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-from bd3cli.data.files import SPLIT_NAMES, Files
+from bd3cli.data.directories import say_once
+from bd3cli.data.files import Files
+from bd3cli.data.split_names import SPLIT_NAMES
 from bd3cli.data.splits import SPLITS
 from bd3cli.errors import InputError
 
-log = logging.getLogger("bd3cli.data")
 TABLE, DICT = "state.json", "dataset_dict.json"  # in the directory of a Dataset, and in that of a DatasetDict
 
 
@@ -32,7 +31,7 @@ def saved_files(path: Path) -> Files | None:
         named: Files = {}
         for name in tables:
             if (split := SPLIT_NAMES.get(name.lower())) is None:
-                _say_once(f"{path}: its split {name!r} is none of train, validation and test and is not used.")
+                say_once(f"{path}: its split {name!r} is none of train, validation and test and is not used.")
             elif split in named:
                 raise InputError(f"{path} has two splits that are taken for {split}: {', '.join(tables)}. Rename one.")
             else:
@@ -46,12 +45,6 @@ def saved_files(path: Path) -> Files | None:
     if (path / TABLE).is_file() and (path / "dataset_info.json").is_file():
         return {"all": _data_files(path)}
     return None
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """A notice on stderr, once a process: the splits of one data set are read one after the other."""
-    log.warning("bd3cli: %s", text)
 
 
 def _data_files(folder: Path) -> list[Path]:

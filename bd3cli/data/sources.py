@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,12 @@ from bd3cli.data import corpora, hub, tabular
 from bd3cli.data.cache import writable_directory
 from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
 from bd3cli.data.detokenizers import get_detokenizer
+from bd3cli.data.directories import LocalFiles, file_key, local_files
 from bd3cli.data.documents import Documents
-from bd3cli.data.files import SPLIT_NAMES, Files, exists, files_format, format_of, local_files
+from bd3cli.data.files import Files, exists, files_format, format_of
 from bd3cli.data.hashing import hash_file, hash_texts
 from bd3cli.data.saved import saved_files
+from bd3cli.data.split_names import SPLIT_NAMES
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import Unit, read_text_files, readable
 from bd3cli.errors import InputError, did_you_mean
@@ -62,7 +63,7 @@ def resolve(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     Raises:
         InputError: unknown name, missing or unusable file, a split that does not exist.
     """
-    _check_apart(config)
+    _check_apart(config, split)
     source = _locate(config, split, cache_dir)
     info = _info(config)
     detokenizer = info.detokenizer if config.detokenize == "auto" else config.detokenize
@@ -99,23 +100,40 @@ def _explicit(config: DataConfig) -> dict[Split, Path]:
     return {split: Path(path).expanduser() for split in SPLITS if (path := given[split]) is not None}
 
 
-def _check_apart(config: DataConfig) -> None:
-    """Refuse the same file for training and for measuring."""
-    named = {name: os.path.realpath(path) for name, path in _explicit(config).items()}
-    for name in ("validation", "test"):
-        if name in named and named[name] == named.get("train") and not os.path.isdir(named[name]):
-            raise InputError(
-                f"data.train and data.{name} are the same file, {named[name]}: splits must not overlap. Name "
-                "another, or give the file as data.name to have it split 90/5/5."
-            )
+def _check_apart(config: DataConfig, split: Split) -> None:
+    """Refuse a file that is for training and for measuring, whatever links lead to it."""
+    named = _explicit(config)
+    places = {other: (f"data.{other}", path) for other, path in named.items()}
+    path = Path(config.name).expanduser()
+    if named and split not in named and config.name not in REGISTERED and exists(path):
+        places[split] = (f"the {split} split of data.name", path)
+    if len(places) < 2:
+        return
+    train = _by_key(places, "train", config)
+    for other in ("validation", "test"):
+        for key, file in _by_key(places, other, config).items():
+            if key in train:
+                raise InputError(
+                    f"{places['train'][0]} and {places[other][0]} are the same file, {train[key]}"
+                    f"{'' if file == train[key] else f' ({file})'}: splits must not overlap. Name another, or give "
+                    "the file as data.name to have it split 90/5/5."
+                )
+
+
+def _by_key(places: dict[Split, tuple[str, Path]], split: Split, config: DataConfig) -> dict[object, Path]:
+    """The files of a split by what identifies them; none where they cannot be told, which is refused elsewhere."""
+    if split not in places or not exists(places[split][1]):
+        return {}
+    files = _files(places[split][1], config).files
+    return {file_key(file): file for file in files.get("all", files.get(split, []))}
 
 
 def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
     explicit = _explicit(config)
     if split in explicit:
-        found = _files(explicit[split])
-        files = found["all"] if "all" in found else _own_files(found, explicit[split], split)
-        return _from_files(_info(config).name or str(explicit[split]), files, config, None, cache_dir)
+        found = _files(explicit[split], config)
+        own = replace(found, files={"all": _own_files(found.files, explicit[split], split)})
+        return _from_files(_info(config).name or str(explicit[split]), own, config, None, cache_dir)
     if explicit and config.name == "pydocs":
         raise InputError(
             f"data.{next(iter(explicit))} names a file but data.{split} does not. Name one, or give a single "
@@ -140,36 +158,42 @@ def _pydocs(split: Split) -> Source:
     documents = corpora.read_pydocs()
 
     def read() -> tuple[Documents, dict[str, Any]]:
-        parts, policy = split_documents(documents)
+        parts, policy = split_documents(documents, corpora.PYDOCS_SHARED_RUN)
         return parts[split], {"split_policy": policy}
 
     facts = {"source": corpora.pydocs_edition(), "document": "topic"}
-    return Source({"content": hash_texts(documents), "carved": True}, facts, read)
+    # The rule of the split is part of the identity: tokens cached under another rule are of other documents.
+    rule = {"carved": True, "shared_run": corpora.PYDOCS_SHARED_RUN}
+    return Source({"content": hash_texts(documents), **rule}, facts, read)
 
 
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:
-    found = _files(path)
-    if "all" in found:
-        return _from_files(config.name, found["all"], config, split, cache_dir)
-    return _from_files(config.name, _own_files(found, path, split), config, None, cache_dir)
+    found = _files(path, config)
+    own = replace(found, files={"all": _own_files(found.files, path, split)})
+    return _from_files(config.name, own, config, split if "all" in found.files else None, cache_dir)
 
 
-def _files(path: Path) -> Files:
-    return saved_files(path) or local_files(path)
+def _files(path: Path, config: DataConfig) -> LocalFiles:
+    saved = saved_files(path)
+    return LocalFiles(saved) if saved else local_files(path, config.split_names)
 
 
 def _own_files(found: Files, path: Path, split: Split) -> list[Path]:
+    """The files of one split, or all of them where they are one collection."""
+    if "all" in found:
+        return found["all"]
     if split not in found:
         raise InputError(
             f"{path} has files for {', '.join(found)} and none for {split}. Add {split}.txt to it (or "
-            f"another format), or name a file as data.{split}."
+            f"another format), name a file as data.{split}, or set data.split_names=ignore if their names mean "
+            "nothing of the kind."
         )
     return found[split]
 
 
-def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split | None, cache_dir: Path) -> Source:
+def _from_files(name: str, found: LocalFiles, config: DataConfig, carve: Split | None, cache_dir: Path) -> Source:
     """Documents of local files: all of them, or the split `carve` of them."""
-    info = _info(config)
+    info, paths = _info(config), found.files["all"]
     kind = files_format(paths)
     unit: Unit = info.unit if config.document == "auto" else config.document
     document = unit if kind == "text" else "row"
@@ -196,7 +220,8 @@ def _from_files(name: str, paths: list[Path], config: DataConfig, carve: Split |
     }
     if kind != "text":
         identity["readers"] = tabular.READERS
-    return Source(identity, {"dataset": name, "files": files, "document": document}, read)
+    left_out = {"left_out": found.left_out} if found.left_out else {}
+    return Source(identity, {"dataset": name, "files": files, **left_out, "document": document}, read)
 
 
 def _registered(info: DatasetInfo, config: DataConfig, split: Split) -> Source:

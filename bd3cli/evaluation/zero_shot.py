@@ -100,6 +100,7 @@ def zeroshot_config(config: DataConfig, target: Target, split: Split) -> DataCon
     return replace(
         config,
         name=target.name,
+        split_names=ours.split_names,
         column=None,
         document=ours.document,
         detokenize=ours.detokenize,

@@ -30,6 +30,39 @@ def test_pydocs_is_split_disjointly_and_wholly() -> None:
     assert parts["train"].description["split_policy"]
 
 
+def share_standing_in(train: list[str], texts: list[str], run: int) -> float:
+    """Share of the characters of `texts` in runs that stand in `train`: every run at every offset, as strings."""
+    known = {text[i : i + run] for text in train for i in range(len(text) - run + 1)}
+    repeated = 0
+    for text in texts:
+        end = 0
+        for i in range(len(text) - run + 1):
+            if text[i : i + run] in known:
+                repeated += i + run - max(i, end)
+                end = i + run
+    return repeated / sum(map(len, texts))
+
+
+def test_held_out_text_of_pydocs_does_not_stand_in_train() -> None:
+    # Topics include one another: divided one by one, 41% of validation and 33% of test stood in train.
+    train, validation, test = (list(resolve_documents(DataConfig(), s)) for s in ("train", "validation", "test"))
+    assert share_standing_in(train, validation, 100) == 0
+    assert share_standing_in(train, test, 100) == 0
+    part = next(text for text in train if len(text) > 1000)
+    mixed = ["x" * 300 + part[:300], part[:50]]  # what the check itself is worth
+    assert share_standing_in(train, mixed, 200) == 300 / 650
+
+
+def test_pydocs_tokens_cached_under_another_rule_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("bd3cli.data.corpora.PYDOCS_SHARED_RUN", None)  # topics one by one, as in earlier versions
+        one_by_one = load_split(DataConfig(), "validation", 64)
+    grouped = load_split(DataConfig(), "validation", 64)
+    assert grouped.fingerprint != one_by_one.fingerprint
+    assert "share a run of 100 characters" in grouped.description["split_policy"]
+    assert "share a run" not in one_by_one.description["split_policy"]
+
+
 def test_pydocs_in_contexts() -> None:
     train, validation = (load_split(DataConfig(), s, 128) for s in ("train", "validation"))
     assert len(train) > 2500

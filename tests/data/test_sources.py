@@ -124,7 +124,6 @@ def test_directory_of_splits(tmp_path: Path, valid: str) -> None:
     for name in ("train", valid, "test"):
         (tmp_path / f"{name}.txt").write_text(f"for {name}")
     (tmp_path / "README").write_text("about it")
-    (tmp_path / "notes.md").write_text("not a split")
     assert documents(tmp_path, "train") == ["for train"]
     assert documents(tmp_path, "validation") == [f"for {valid}"]
     assert documents(tmp_path, "test") == ["for test"]
@@ -139,6 +138,136 @@ def test_directory_with_directories_of_splits(tmp_path: Path) -> None:
     assert documents(tmp_path, "train") == ["train/a.txt", "train/b.txt"]
     with pytest.raises(InputError, match=r"has files for train, test and none for validation.*data\.validation"):
         documents(tmp_path, "validation")
+
+
+def written(folder: Path, *names: str) -> Path:
+    """A directory of files that hold their own names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+        ("corpus_train.txt", "corpus_dev.txt", "corpus_test.txt"),
+        ("data/train-00000-of-00002.txt", "data/validation-00000-of-00001.txt", "data/test-00000-of-00001.txt"),
+        ("ptb.train", "ptb.valid", "ptb.test"),
+        ("train", "valid", "test"),
+        ("Train/a.txt", "val/a.txt", "TEST/a.txt"),
+    ],
+    ids="|".join,
+)
+def test_official_splits_are_kept_apart(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    about = ("README.md", "LICENSE", ".gitattributes", "dataset_info.json", "state.json", "CITATION.bib")
+    written(tmp_path, *names, *about)
+    for split, name in zip(("train", "validation", "test"), names, strict=True):
+        assert [text.strip() for text in documents(tmp_path, split)] == [name]
+
+
+def test_names_that_do_not_say_clearly_are_refused_and_can_be_ignored(tmp_path: Path) -> None:
+    written(tmp_path, *(f"{n}.txt" for n in range(50)), "test.txt", "trainval.md")
+    with pytest.raises(
+        InputError,
+        match=r"test: test\.txt; .*unclear which: trainval\.md; without one: 0\.txt, 1\.txt.*and 45 more.*"
+        r"data\.train.*data\.split_names=ignore",
+    ):
+        documents(tmp_path)
+    parts = [documents(tmp_path, split, split_names="ignore") for split in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == 52
+
+
+def test_ordinary_documents_are_not_taken_for_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "contest.txt", "latest.txt", "how to test a hypothesis.md", "software_development.txt")
+    assert len(as_train(tmp_path)) == 4
+    assert "a word for a split stands inside how to test a hypothesis.md, software_development.txt" in caplog.text
+
+
+def test_a_split_that_is_not_there_names_the_way_out(tmp_path: Path) -> None:
+    written(tmp_path, "turing test.txt", "training.txt")
+    with pytest.raises(InputError, match=r"files for train, test and none for validation.*split_names=ignore"):
+        documents(tmp_path, "validation")
+
+
+def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "a.txt", "README-en.md", "LICENSE-MIT", *(f"{n}.doc" for n in range(7)), ".b.txt", "sub/c.pdf")
+    assert as_train(tmp_path) == ["a.txt\n"]
+    assert as_train(tmp_path) == ["a.txt\n"]
+    told = (
+        "2 about the data (LICENSE-MIT, README-en.md), 1 hidden (.b.txt), "
+        "8 of unknown extension (0.doc, 1.doc, 2.doc, 3.doc, 4.doc and 3 more)"
+    )
+    assert [record.getMessage() for record in caplog.records] == [f"bd3cli: {tmp_path}: left out {told}."]
+    assert resolve_documents(DataConfig(train=str(tmp_path)), "train").description["left_out"] == told
+
+
+@pytest.mark.parametrize("name", ["README.md", "licence.txt", "vocab.json", "CHANGELOG.md", "SHA256SUMS.txt"])
+def test_files_about_the_data_are_read_when_named_outright(tmp_path: Path, name: str) -> None:
+    written(tmp_path, "a.txt", name)
+    assert as_train(tmp_path) == ["a.txt\n"]
+    if not name.endswith(".json"):
+        assert as_train(tmp_path / name) == [name + "\n"]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(InputError, match=rf"holds no data file.*Left out: 1 about the data \({name}\)"):
+        as_train(tmp_path)
+
+
+def test_a_file_reached_twice_is_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "corpus/z/a.txt", "elsewhere/b.txt")
+    folder = tmp_path / "corpus"
+    (folder / "z" / "up").symlink_to(folder)
+    (folder / "a_link.txt").symlink_to(folder / "z" / "a.txt")
+    (folder / "linked").symlink_to(folder / "z")
+    (folder / "hard.txt").hardlink_to(folder / "z" / "a.txt")
+    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    assert sorted(as_train(folder)) == ["corpus/z/a.txt\n", "elsewhere/b.txt\n"]
+    assert "4 linking to what is here already (a_link.txt, linked, z/a.txt, z/up)" in caplog.text
+
+
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+def test_one_file_with_the_names_of_two_splits(tmp_path: Path, link: str) -> None:
+    written(tmp_path, "train.txt", "valid.txt")
+    getattr(tmp_path / "test.txt", link)(tmp_path / "train.txt")
+    with pytest.raises(InputError, match=r"are the same file, for train and test: splits must not overlap"):
+        documents(tmp_path)
+    (tmp_path / "test.txt").unlink()
+    getattr(tmp_path / "train-01.txt", link)(tmp_path / "train.txt")
+    getattr(tmp_path / "whole.txt", link)(tmp_path / "train.txt")
+    assert documents(tmp_path) == ["train.txt\n"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    assert as_train(tmp_path) == ["a.txt\n"]
+    assert "1 not regular (b.txt)" in caplog.text
+
+
+def test_the_same_files_for_two_splits(tmp_path: Path) -> None:
+    written(tmp_path, "all/a.txt", "all/b.txt", "other/c.txt", "own/train.txt", "own/test.txt")
+    inside, everything = str(tmp_path / "all" / "a.txt"), str(tmp_path / "all")
+    (tmp_path / "hard.txt").hardlink_to(inside)
+    (tmp_path / "soft").symlink_to(everything)
+    wrong = [
+        {"train": everything, "test": inside},
+        {"train": inside, "validation": everything},
+        {"train": everything, "validation": everything},
+        {"train": everything, "test": str(tmp_path / "hard.txt")},
+        {"train": inside, "test": str(tmp_path / "hard.txt")},
+        {"train": str(tmp_path / "soft"), "test": inside},
+        {"name": everything, "test": inside},
+    ]
+    for config in wrong:
+        with pytest.raises(InputError, match=r"are the same file.*must not overlap"):
+            resolve_documents(DataConfig(**config), "train")
+    with pytest.raises(InputError, match=r"data\.train and the validation split of data\.name are the same file"):
+        resolve_documents(DataConfig(name=everything, train=inside), "validation")
+    own = str(tmp_path / "own")
+    assert list(resolve_documents(DataConfig(train=own, test=own), "train")) == ["own/train.txt\n"]
+    assert list(resolve_documents(DataConfig(name=inside, test=inside), "test")) == ["all/a.txt\n"]
 
 
 def test_one_file_is_split_disjointly(tmp_path: Path, corpus: Corpus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.hashing import random_keys, text_key
 from bd3cli.data.spans import Spans
-from bd3cli.data.splits import BY_DOCUMENT, BY_PIECE, FEW_DOCUMENTS, seeded_subset, split_documents
+from bd3cli.data.splits import BY_DOCUMENT, BY_GROUP, BY_PIECE, FEW_DOCUMENTS, seeded_subset, split_documents
+from bd3cli.data.windows import SEPARATOR, chunks, code_points, groups_sharing, window_hashes
 
 TEXTS = st.lists(st.text("ab \n", max_size=30), max_size=120)
 
@@ -62,6 +64,69 @@ def test_copies_stay_together(corpus: Callable[..., list[str]]) -> None:
     parts, policy = split_documents(Spans.of(texts))
     assert policy == BY_DOCUMENT
     assert all(list(part).count(text) == 3 for part in parts.values() for text in part)
+
+
+QUOTED = "a sentence that several of the documents quote, word for word"
+
+
+def quoting(corpus: Callable[..., list[str]]) -> list[str]:
+    """Documents of which every tenth quotes the next of them: 0 and 10 share a text, 10 and 20 another."""
+    texts = corpus(300)
+    for n in range(0, 290, 10):
+        texts[n] += f" {QUOTED} {n} "
+        texts[n + 10] += f" {QUOTED} {n} "
+    return texts
+
+
+def test_documents_that_share_a_run_stay_together(corpus: Callable[..., list[str]]) -> None:
+    texts = quoting(corpus)
+    quoted = {text for text in texts if QUOTED in text}
+    alone, policy = split_documents(Spans.of(texts))
+    assert policy == BY_DOCUMENT
+    assert sum(bool(quoted & set(part)) for part in alone.values()) > 1  # 30 of them, dealt out by hash
+    parts, policy = split_documents(Spans.of(texts), shared_run=40)
+    assert policy == BY_GROUP.format(run=40)
+    assert sum(bool(quoted & set(part)) for part in parts.values()) == 1
+    assert sorted(t for part in parts.values() for t in part) == sorted(texts)
+
+
+def test_groups_do_not_depend_on_the_order_of_documents(corpus: Callable[..., list[str]]) -> None:
+    texts = quoting(corpus)
+    forwards, _ = split_documents(Spans.of(texts), shared_run=40)
+    backwards, _ = split_documents(Spans.of(texts[::-1]), shared_run=40)
+    assert {n: set(p) for n, p in forwards.items()} == {n: set(p) for n, p in backwards.items()}
+
+
+@given(st.lists(st.text("ab", max_size=9), max_size=12), st.integers(2, 5))
+def test_groups_are_the_connected_documents(texts: list[str], width: int) -> None:
+    group = groups_sharing(Spans.of(texts), width)
+    runs = [{t[i : i + width] for i in range(len(t) - width + 1)} or {t} for t in texts]
+    together = {n: {n} for n in range(len(texts))}
+    for _ in texts:  # as often as the longest chain could need
+        for a, b in itertools.product(range(len(texts)), repeat=2):
+            if runs[a] & runs[b]:
+                together[a] = together[b] = together[a] | together[b]
+    expected = [[b in together[a] for b in range(len(texts))] for a in range(len(texts))]
+    assert [[bool(one == other) for other in group] for one in group] == expected
+
+
+@given(st.text(max_size=40), st.integers(2, 8))
+def test_equal_windows_have_equal_hashes_and_others_have_not(text: str, width: int) -> None:
+    windows = [text[i : i + width] for i in range(len(text) - width + 1)]
+    hashes = window_hashes(code_points(text), width).tolist()
+    assert len(hashes) == len(windows)
+    assert len(set(hashes)) == len(set(windows))
+    assert len(set(zip(windows, hashes, strict=True))) == len(set(windows))
+
+
+@given(st.lists(st.text("abc", max_size=30), max_size=8), st.integers(2, 6), st.integers(1, 20))
+def test_chunks_hold_every_window_and_no_other(texts: list[str], width: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bd3cli.data.windows.CHUNK", size)
+        found = [points.tolist() for points, _ in chunks(Spans.of(texts), width)]
+    windows = {tuple(chunk[i : i + width]) for chunk in found for i in range(len(chunk) - width + 1)}
+    expected = {text[i : i + width] for text in texts for i in range(len(text) - width + 1)}
+    assert {"".join(map(chr, w)) for w in windows if ord(SEPARATOR) not in w} == expected
 
 
 def test_one_document_that_is_nearly_everything_is_cut_up() -> None:
