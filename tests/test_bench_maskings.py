@@ -60,7 +60,7 @@ def test_intervals_are_students_over_seeds() -> None:
     assert found is not None
     assert found["mean"] == 2
     assert found["ci95"] == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])  # t(0.975, 2)
-    assert interval([1.0]) == {"mean": 1.0, "ci95": None, "values": [1.0]}
+    assert interval([1.0]) == {"mean": 1.0, "ci95": None, "effective_n": 1, "values": [1.0]}
     assert interval([]) is None
 
 

@@ -84,7 +84,7 @@ def test_uniform_logits_give_log_v_in_expectation_under_the_uniform_estimator(ma
     prob = torch.stack([t ** m.sum() * (1 - t) ** (4 - m.sum()) for m in masks])  # [16, T]
     assert torch.trapezoid((prob * masks.sum(1)[:, None]).sum(0) / t, t).item() / (1 - 1e-3) == pytest.approx(4)
     result = likelihood(uniform_head(make_model()), split, estimator="uniform", draws=200)
-    low, high = result.ci95
+    low, high = result.nats_per_token_ci95
     assert low < math.log(VOCAB - 1) < high
     assert high - low < 0.3
 
@@ -193,7 +193,7 @@ def test_the_interval_covers(make_model) -> None:
         from dataclasses import replace
 
         subset = replace(everything, nelbo=everything.nelbo[part], tokens=everything.tokens[part])
-        low, high = subset.ci95
+        low, high = subset.nats_per_token_ci95
         covered += low < truth < high
     assert 25 <= covered <= 30
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bd3cli.bench.maskings import TEST, Comparison, Entry, entries, read_comparison
+from bd3cli.evaluation.intervals import mean_of
 from bd3cli.training.record import METRICS, RunDirectory
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # [V] steps, masked tokens and bits per byte of each validation
@@ -104,11 +104,10 @@ def interval(values: list[float]) -> dict[str, Any] | None:
     """Mean with its 95% Student-t interval over seeds, which takes at least two; None without values."""
     if not values:
         return None
-    mean = float(np.mean(values))
     if len(values) < 2:
-        return {"mean": mean, "ci95": None, "values": values}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "ci95": [mean - half, mean + half], "values": values}
+        return {"mean": values[0], "ci95": None, "effective_n": 1, "values": values}
+    mean = mean_of(values)
+    return {"mean": mean.value, "ci95": list(mean.ci95), "effective_n": mean.effective, "values": values}
 
 
 def markdown(document: dict[str, Any]) -> str:

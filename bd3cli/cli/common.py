@@ -95,3 +95,13 @@ def progress_bar(description: str) -> Any:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def print_notes(found: list[tuple[str, list[str]]]) -> None:
+    """Why intervals may be too narrow, each reason once with what it is about."""
+    about: dict[str, list[str]] = {}
+    for name, notes in found:
+        for note in notes:
+            about.setdefault(note, []).append(name)
+    for note, names in about.items():
+        print(f"Note on the interval{'s' if len(names) > 1 else ''} of {', '.join(names)}: {note}.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_table, progress_bar
+from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_notes, print_table, progress_bar
 from bd3cli.cli.variance import VarianceBatches, VarianceOf, print_variances, variances
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def describe(run: Run, packed: PackedSplit) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    columns = ["run", "family", "L'", "ppl", "95% interval", "bits/byte", "nats/token", "tokens", "estimator"]
+    columns = ["run", "family", "L'", "ppl", "95% interval", "n", "bits/byte", "nats/token", "tokens", "estimator"]
     with_error = any(row["mc_stderr_nats_per_token"] for row in rows)
     if with_error:
-        columns.insert(7, "Monte Carlo")
+        columns.insert(8, "Monte Carlo")
     table = []
     for row in rows:
         cells = [
@@ -117,6 +117,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             row["block_size"],
             f"{row['ppl']:.4g}",
             f"{row['ci95'][0]:.4g} to {row['ci95'][1]:.4g}",
+            f"{row['effective_n']:.0f}",
             "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}",
             f"{row['nats_per_token']:.4f}",
             row["tokens"],
@@ -124,15 +125,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
         ]
         if with_error:
             error = row["mc_stderr_nats_per_token"]
-            cells.insert(7, "exact" if row["exact"] else f"± {error:.5f}")
+            cells.insert(8, "exact" if row["exact"] else f"± {error:.5f}")
         table.append(cells)
     print_table(columns, table)
     first = rows[0]
     print(
         f"\n{first['split']} split of {first['data'].get('dataset', '?')}: {first['sequences']} sequences of "
-        f"{first['length']} tokens; intervals over sequences; perplexity per token of "
-        f"{first['data'].get('tokenizer', 'its tokenizer')}."
+        f"{first['length']} tokens; perplexity per token of {first['data'].get('tokenizer', 'its tokenizer')}. "
+        "Intervals over sequences, as dependent on each other as they are found to be: n independent ones would know "
+        "as much."
     )
+    print_notes([(row["run"], row["interval_notes"]) for row in rows])
     if with_error:
         print(f"Monte Carlo: standard error of nats/token for these sequences, from {first['seeds']} seeds.")
 
@@ -141,11 +144,13 @@ def _print_paired(pairs: list[dict[str, Any]]) -> None:
     def cells(row: dict[str, Any]) -> list[object]:
         bits = "-" if row["diff_bits_per_byte"] is None else f"{row['diff_bits_per_byte']:+.4f}"
         if not row["paired"]:
-            return [row["a"], row["b"], f"not paired: {row['reason']}", "-", "-", bits]
-        interval = f"{row['ci95'][0]:+.4f} to {row['ci95'][1]:+.4f}"
-        return [row["a"], row["b"], f"{row['diff_nats_per_token']:+.4f}", interval, f"{row['p_holm']:.2g}", bits]
+            return [row["a"], row["b"], f"not paired: {row['reason']}", "-", "-", "-", bits]
+        interval, n = f"{row['ci95'][0]:+.4f} to {row['ci95'][1]:+.4f}", f"{row['effective_n']:.0f}"
+        return [row["a"], row["b"], f"{row['diff_nats_per_token']:+.4f}", interval, n, f"{row['p_holm']:.2g}", bits]
 
     print()
-    print_table(("a", "b", "a - b, nats/token", "95% interval", "p", "a - b, bits/byte"), map(cells, pairs))
-    if any(row["paired"] for row in pairs):
+    print_table(("a", "b", "a - b, nats/token", "95% interval", "n", "p", "a - b, bits/byte"), map(cells, pairs))
+    paired = [row for row in pairs if row["paired"]]
+    if paired:
         print("\nDifferences are paired by sequence; p is two-sided, adjusted for the number of pairs (Holm).")
+        print_notes([(f"{row['a']} - {row['b']}", row["interval_notes"]) for row in paired])

@@ -58,7 +58,7 @@ class TrainingProgress:
         self._bar.update(self._task, completed=step, note=note)
 
     def validation(self, step: int, result: Likelihood) -> None:
-        low, high = result.ci95
+        low, high = result.nats_per_token_ci95
         bits = result.bits_per_byte
         self._say(
             f"step {step}: validation {result.nats_per_token:.4f} nats/token ({low:.4f} to {high:.4f})"

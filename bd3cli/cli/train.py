@@ -127,7 +127,8 @@ def _finish(result: TrainResult, json: bool) -> None:
             + (f"; {bits:.3f} bits per byte" if bits is not None else "")
             + f"\n({'exact' if result.validation.exact else 'upper bound'}, estimator "
             f"{result.validation.estimator}, {len(result.validation.nelbo)} sequences, "
-            f"{int(result.validation.tokens.sum())} tokens)"
+            f"{int(result.validation.tokens.sum())} tokens; interval of {validation['effective_n']:.0f} independent "
+            "sequences)"
         )
     print(f"run: {result.run}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import print_table
+from bd3cli.cli.common import print_notes, print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit
@@ -51,7 +51,7 @@ def variances(
     found: dict[str, Any] = {"var_nelbo": None}
     if own is not None:
         (row,) = measure([own], gradient=False)
-        found = {"var_nelbo": row["var_nelbo"], "var_nelbo_ci95": row["var_nelbo_ci95"]}
+        found = {key: row[key] for key in ("var_nelbo", "var_nelbo_ci95", "var_nelbo_notes")}
     if wanted is not None:
         schemes = parse_schemes(wanted, run.config.block_size)
         found["variances"] = measure(schemes)
@@ -87,6 +87,8 @@ def print_variances(rows: list[dict[str, Any]]) -> None:
         f"of {first['batch_size']} sequences; {first['batches']} batches, intervals over batches. Clips are biased: "
         "compare them by variance over squared mean."
     )
+    for kind in ("nelbo", "gradient"):
+        print_notes([(f"Var. {kind} under {row['name']}", row[f"var_{kind}_notes"]) for row in rows])
 
 
 def _cells(row: dict[str, Any], name: str) -> tuple[str, str, str]:

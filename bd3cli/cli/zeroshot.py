@@ -154,7 +154,7 @@ def _kind(summary: dict[str, Any]) -> str:
 
 def _perplexity(summary: dict[str, Any]) -> str:
     low, high = summary["ci95"]
-    return f"{summary['ppl']:.4g} ({low:.4g} to {high:.4g})"
+    return f"{summary['ppl']:.4g} ({low:.4g} to {high:.4g}; n {summary['effective_n']:.0f})"
 
 
 def _bits(summary: dict[str, Any]) -> str:

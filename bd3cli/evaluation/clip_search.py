@@ -21,11 +21,10 @@ class Tried:
 
     def summary(self) -> dict[str, Any]:
         """Plain values for records and JSON."""
-        mean = self.spread.mean
         return {
             "clip": list(self.clip),
             "var_nelbo": self.spread.value,
-            "var_nelbo_ci95": None if mean is None else list(mean.ci95),
+            "var_nelbo_ci95": None if self.spread.ci95 is None else list(self.spread.ci95),
             "var_nelbo_relative": self.spread.relative,
         }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from bd3cli.evaluation.intervals import Mean, ratio_of_sums
+from bd3cli.evaluation.intervals import Mean, bounded_exp, ratio_of_sums
 from bd3cli.evaluation.likelihood import Likelihood
 
 # What decides the tokens of a split, in the order in which a difference is best explained.
@@ -24,7 +24,8 @@ class Paired:
 
     Attributes:
         nats_per_token: difference, first minus second; negative when the first is better. Its interval is over
-            sequences and contains the Monte Carlo noise of both.
+            sequences, as far dependent on each other as the differences or either run's values show, and contains
+            the Monte Carlo noise of both.
         bits_per_byte: the same in bits per byte, None when the tokens spell no bytes.
         better: fraction of sequences on which the first has the lower value.
     """
@@ -46,6 +47,7 @@ class Paired:
             "diff_bits_per_byte": self.bits_per_byte,
             "better": self.better,
             "sequences": self.nats_per_token.n,
+            **self.nats_per_token.basis(),
         }
 
 
@@ -59,7 +61,8 @@ def compare(first: Likelihood, second: Likelihood) -> Paired:
         raise ValueError("the two likelihoods are of different tokens")
     difference = first.nelbo - second.nelbo
     bits = float(difference.sum()) / math.log(2) / first.bytes if first.bytes else None
-    return Paired(ratio_of_sums(difference, first.tokens), bits, float((difference < 0).mean()))
+    mean = ratio_of_sums(difference, first.tokens, beside=(first.nelbo, second.nelbo))
+    return Paired(mean, bits, float((difference < 0).mean()))
 
 
 def why_not_paired(
@@ -113,8 +116,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def bounded_exp(nats: float) -> float:
-    """exp, finite for a hopeless model too."""
-    return math.exp(min(nats, 700.0))

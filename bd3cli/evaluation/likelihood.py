@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,11 +21,14 @@ from bd3cli.diffusion.conditioning import sequence_sigma
 from bd3cli.errors import InputError
 from bd3cli.evaluation.control import make_control
 from bd3cli.evaluation.estimators import Estimator, level_uniforms, make_estimator
-from bd3cli.evaluation.intervals import mean_of, ratio_of_sums
+from bd3cli.evaluation.intervals import Mean, bounded_exp, mean_of, ratio_of_sums
 from bd3cli.evaluation.subsets import choose_sequences
 from bd3cli.model import Transformer, TransformerConfig
 
 Progress = Callable[[int, int], None]
+
+MANY_PASSES = 8  # forward passes a sequence after which the weights 1/t of `uniform` have averaged out
+HEAVY_UNIFORM = "uniform weighs a rare mask by up to 1000: with few draws its interval is often too narrow; use count"
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,32 @@ class Likelihood:
         return float(self.nelbo.sum() / self.tokens.sum())
 
     @property
-    def stderr(self) -> float:
-        """Standard error of `nats_per_token` over sequences (ratio estimator; includes Monte Carlo noise)."""
-        return ratio_of_sums(self.nelbo, self.tokens).stderr
+    def ppl(self) -> float:
+        """Perplexity, exp of nats per token; capped where it would overflow."""
+        return bounded_exp(self.nats_per_token)
+
+    @cached_property
+    def mean(self) -> Mean:
+        """`nats_per_token` and how well it is known of text like this.
+
+        Its error is over the sequences in the order of the text, as dependent on each other as they are
+        (`bd3cli.evaluation.intervals`), and contains the Monte Carlo noise.
+        """
+        mean = ratio_of_sums(self.nelbo, self.tokens)
+        if self.estimator != "uniform" or self.forward_passes >= MANY_PASSES:
+            return mean
+        return replace(mean, notes=(*mean.notes, HEAVY_UNIFORM))
 
     @property
-    def ci95(self) -> tuple[float, float]:
-        """95% interval of `nats_per_token`, Student's t over sequences."""
-        return ratio_of_sums(self.nelbo, self.tokens).ci95
+    def nats_per_token_ci95(self) -> tuple[float, float]:
+        """95% interval of `nats_per_token`."""
+        return self.mean.ci95
+
+    @property
+    def ppl_ci95(self) -> tuple[float, float]:
+        """95% interval of `ppl`: exp of that of `nats_per_token`."""
+        low, high = self.mean.ci95
+        return bounded_exp(low), bounded_exp(high)
 
     @property
     def mc_stderr(self) -> float | None:
@@ -100,12 +122,13 @@ class Likelihood:
 
     def summary(self) -> dict[str, object]:
         """The fields of ``bd3cli eval --json``. Perplexities are exp of nats per token."""
-        low, high = self.ci95
         return {
-            "ppl": math.exp(min(self.nats_per_token, 700.0)),
-            "ci95": [math.exp(min(low, 700.0)), math.exp(min(high, 700.0))],
+            "ppl": self.ppl,
+            "ci95": list(self.ppl_ci95),
             "nats_per_token": self.nats_per_token,
-            "stderr_nats_per_token": self.stderr,
+            "nats_per_token_ci95": list(self.nats_per_token_ci95),
+            "stderr_nats_per_token": self.mean.stderr,
+            **self.mean.basis(),
             "mc_stderr_nats_per_token": self.mc_stderr,
             "seeds": len(self.per_seed),
             "bits_per_byte": self.bits_per_byte,

@@ -146,7 +146,8 @@ def _fields(name: str, spread: Spread | None) -> dict[str, Any]:
     mean: Mean | None = None if spread is None else spread.mean
     return {
         f"var_{name}": None if spread is None else spread.value,
-        f"var_{name}_ci95": None if mean is None else list(mean.ci95),
+        f"var_{name}_ci95": None if mean is None else list(mean.positive_ci95),
+        f"var_{name}_notes": [] if mean is None else list(mean.notes),
         f"var_{name}_relative": None if spread is None else spread.relative,
     }
 

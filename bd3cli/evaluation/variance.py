@@ -58,8 +58,13 @@ class Spread:
 
     @property
     def mean(self) -> Mean | None:
-        """With its interval; None when there is one estimate only."""
+        """With its standard error; None when there is one estimate only."""
         return mean_of(self.variances) if len(self.variances) > 1 else None
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """Its 95% interval, which is positive; None when there is one estimate only."""
+        return None if self.mean is None else self.mean.positive_ci95
 
     @property
     def relative(self) -> float | None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bd3cli.evaluation.compare import bounded_exp
-from bd3cli.evaluation.intervals import mean_of
+from bd3cli.evaluation.intervals import bounded_exp, mean_of
 
 # Held as logarithms and shown as their exponentials: nats per token as perplexities, and variances, which are positive
 # with a heavy tail, so that their ratios are what can be compared.
@@ -21,6 +20,7 @@ class Measurement:
     Attributes:
         raw: nats per token for a perplexity, the logarithm of a variance, else the value; None where there is no data.
         ci95: interval of `raw` within the seed (over sequences, batches or samples), where there is one.
+        effective: how many independent ones it rests on, where that is known.
         sequences: ``nelbo`` and ``tokens`` of every test sequence, for paired tests.
         note: how it was measured, or why there is no data.
     """
@@ -29,14 +29,22 @@ class Measurement:
     ci95: tuple[float, float] | None = None
     sequences: Mapping[str, Sequence[float]] | None = None
     note: str = ""
+    effective: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"raw": self.raw, "ci95": self.ci95, "sequences": self.sequences, "note": self.note}
+        return {
+            "raw": self.raw,
+            "ci95": self.ci95,
+            "sequences": self.sequences,
+            "note": self.note,
+            "effective_n": self.effective,
+        }
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any]) -> Measurement:
         ci95 = raw["ci95"]
-        return Measurement(raw["raw"], None if ci95 is None else (ci95[0], ci95[1]), raw["sequences"], raw["note"])
+        interval = None if ci95 is None else (ci95[0], ci95[1])
+        return Measurement(raw["raw"], interval, raw["sequences"], raw["note"], raw.get("effective_n"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Cell:
         value: mean over seeds (of nats per token or of logarithms, as held); None for 'no data'.
         ci95: over seeds when there are several, else within the one seed; None where neither is known.
         interval_over: what the interval is over.
+        effective: how many independent items the interval rests on, where that is known.
         raw: the values by seed, as they are tested.
         notes: without repeats.
     """
@@ -57,6 +66,7 @@ class Cell:
     raw: tuple[float, ...]
     notes: tuple[str, ...] = ()
     sequences: Mapping[str, Sequence[float]] | None = field(default=None, repr=False)
+    effective: float | None = None
 
 
 def is_logarithmic(measure: str, kind: str) -> bool:
@@ -73,9 +83,9 @@ def combine(measurements: Sequence[Measurement], logarithmic: bool) -> Cell:
     show = bounded_exp if logarithmic else float
     if len(raw) > 1:
         mean = mean_of(raw)
-        low, high = mean.ci95
-        return Cell(show(mean.value), (show(low), show(high)), f"{len(raw)} seeds", raw, notes)
+        low, high = map(show, mean.ci95)
+        return Cell(show(mean.value), (low, high), f"{len(raw)} seeds", raw, notes, effective=mean.effective)
     (only,) = measurements
     assert only.raw is not None
     ci95 = None if only.ci95 is None else (show(only.ci95[0]), show(only.ci95[1]))
-    return Cell(show(only.raw), ci95, "within one seed" if ci95 else "", raw, notes, only.sequences)
+    return Cell(show(only.raw), ci95, "within one seed" if ci95 else "", raw, notes, only.sequences, only.effective)

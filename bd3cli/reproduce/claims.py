@@ -28,6 +28,7 @@ class Outcome:
         ci95: its 95% interval, None where one value a row leaves none.
         p: two-sided p-value, None with the interval.
         paired_over: what the pairs are: ``seeds`` or ``sequences``; empty where there is no test.
+        effective: how many independent pairs the interval rests on.
         needed: of an undecided claim, how many pairs would make a difference of this size significant.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     p: float | None = None
     paired_over: str = ""
     needed: int | None = None
+    effective: float | None = None
 
 
 def judge(
@@ -64,7 +66,8 @@ def judge(
     a, b = sequences
     assert list(a["tokens"]) == list(b["tokens"]), "rows are compared on the same test sequences"
     tokens = np.asarray(a["tokens"])
-    return _decided(claim, ratio_of_sums(np.subtract(a["nelbo"], b["nelbo"]), tokens), "sequences")
+    difference = ratio_of_sums(np.subtract(a["nelbo"], b["nelbo"]), tokens, beside=(a["nelbo"], b["nelbo"]))
+    return _decided(claim, difference, "sequences")
 
 
 def _decided(claim: Claim, difference: Mean, pairs: str) -> Outcome:
@@ -77,11 +80,16 @@ def _decided(claim: Claim, difference: Mean, pairs: str) -> Outcome:
     else:
         verdict = "holds" if difference.value < 0 else "fails"
     needed = pairs_needed(difference) if verdict == "undecided" else None
-    return Outcome(claim, verdict, difference.value, difference.ci95, difference.p_value, pairs, needed)
+    p, effective = difference.p_value, difference.effective
+    return Outcome(claim, verdict, difference.value, difference.ci95, p, pairs, needed, effective)
 
 
 def pairs_needed(difference: Mean, most: int = 1000) -> int | None:
     """The fewest pairs that would make a mean of this size and spread significant; None where `most` would not."""
     spread = difference.stderr * math.sqrt(difference.n)
     counts = range(difference.n, most + 1)
-    return next((n for n in counts if Mean(difference.value, spread / math.sqrt(n), n).p_value < SIGNIFICANT), None)
+
+    def with_pairs(n: int) -> Mean:
+        return Mean(difference.value, spread / math.sqrt(n), n, difference.df + n - difference.n, n)
+
+    return next((n for n in counts if with_pairs(n).p_value < SIGNIFICANT), None)

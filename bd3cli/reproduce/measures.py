@@ -146,12 +146,10 @@ def variance(folder: Path, seed: int, context: Context) -> Measurement:
 
 
 def of_variance(value: float, ci95: tuple[float, float] | None) -> Measurement:
-    """A variance as its logarithm, the interval by the delta method."""
-    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2 / value
-    middle = math.log(value)
-    return Measurement(middle, None if half is None else (middle - half, middle + half))
+    """A variance as its logarithm, with that of its interval."""
+    return Measurement(math.log(value), None if ci95 is None else (math.log(ci95[0]), math.log(ci95[1])))
 
 
 def of_likelihood(result: Likelihood) -> Measurement:
     sequences = {"nelbo": result.nelbo.tolist(), "tokens": result.tokens.tolist()}
-    return Measurement(result.nats_per_token, result.ci95, sequences)
+    return Measurement(result.nats_per_token, result.mean.ci95, sequences, effective=result.mean.effective)

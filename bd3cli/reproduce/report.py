@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bd3cli.evaluation.compare import bounded_exp
+from bd3cli.evaluation.intervals import bounded_exp
 from bd3cli.reproduce.cells import Cell
 from bd3cli.reproduce.claims import Outcome
 from bd3cli.reproduce.tables import Claim, Row, Table, load_table
@@ -41,7 +41,7 @@ class TableResult:
             cells = {
                 measure: {
                     "value": cell.value, "ci95": cell.ci95, "interval_over": cell.interval_over,
-                    "by_seed": cell.raw, "notes": cell.notes,
+                    "effective_n": cell.effective, "by_seed": cell.raw, "notes": cell.notes,
                 }
                 for measure, cell in self.cells[row.id].items()
             }  # fmt: skip
@@ -85,6 +85,7 @@ class TableResult:
                     interval_over=ours["interval_over"],
                     raw=tuple(ours["by_seed"]),
                     notes=tuple(ours["notes"]),
+                    effective=ours.get("effective_n"),
                 )
                 for measure, ours in row["ours"].items()
             }
@@ -157,7 +158,8 @@ def cell_text(cell: Cell) -> str:
         return "no data"
     if cell.ci95 is None:
         return number(cell.value)
-    return f"{number(cell.value)} ({number(cell.ci95[0])} to {number(cell.ci95[1])})"
+    rests_on = "" if cell.effective is None or "seeds" in cell.interval_over else f"; n {cell.effective:.0f}"
+    return f"{number(cell.value)} ({number(cell.ci95[0])} to {number(cell.ci95[1])}{rests_on})"
 
 
 def published_text(row: Row, who: str, measure: str) -> str:
@@ -203,7 +205,10 @@ def ratio_text(outcome: Outcome) -> str:
 
 
 def p_text(outcome: Outcome) -> str:
-    return "-" if outcome.p is None else f"{outcome.p:.2g} over {outcome.paired_over}"
+    if outcome.p is None:
+        return "-"
+    rests_on = f"{outcome.effective:.0f} independent " if outcome.paired_over == "sequences" else ""
+    return f"{outcome.p:.2g} over {rests_on}{outcome.paired_over}"
 
 
 def why_not(result: TableResult, outcome: Outcome) -> str:
