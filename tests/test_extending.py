@@ -92,7 +92,7 @@ def test_the_warmup_is_over_when_a_run_is_extended(tmp_path: Path, quick) -> Non
     run = begin(tmp_path / "run", (*quick, "train.steps=10", "train.log_every=1"))
     notices = extend(run, "train.steps=200", stop=12)
     assert notices == [
-        "not the same as 200 steps from the start: the warmup of 1 steps was measured by 10 steps, a tenth at most; "
+        "not the same as 200 steps from the start: its warmup of 1 was measured by 10 steps, a tenth at most; "
         "a run of 200 would have warmed up for 20."
     ]
     assert [row["learning_rate"] for row in losses(run)] == [0.003] * 12
@@ -127,7 +127,7 @@ def test_fewer_steps_keep_the_pace_too(tmp_path: Path, quick) -> None:
     settings = (*quick, MOVING, "train.steps=60", "train.batch_size=4", "train.validate_sequences=4")
     train(resolve("tiny", overrides=[*settings, "train.log_every=1"]), tmp_path / "run", reporter=Listen(stop=3))
     (notice,) = extend(tmp_path / "run", "train.steps=5")
-    assert "the warmup of 6 steps was measured by 60 steps, a tenth at most; a run of 5 would have warmed up" in notice
+    assert "its warmup of 6 was measured by 60 steps, a tenth at most; a run of 5 would have warmed up" in notice
     assert notice.endswith("whose end stays at step 60, which is not reached.")
     rates = [row["learning_rate"] for row in losses(tmp_path / "run")]  # of the step that comes next
     assert rates == pytest.approx([0.003 * n / 6 for n in range(2, 7)])

@@ -127,7 +127,7 @@ def left_behind(recipe: Recipe, objective: Objective) -> list[str]:
     reasons, afresh = [], with_horizon(recipe, None).warmup_steps
     if afresh != recipe.warmup_steps:
         reasons.append(
-            f"the warmup of {recipe.warmup_steps} steps was measured by {horizon} steps, a tenth at most; "
+            f"its warmup of {recipe.warmup_steps} was measured by {horizon} steps, a tenth at most; "
             f"a run of {steps} would have warmed up for {afresh}"
         )
     if steps != horizon and moves(objective):
