@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from bd3cli.bench.masking_report import interval, report, steps_to
+from bd3cli.bench.maskings import COMPARISON, Comparison, claim
 from bd3cli.diffusion.scheme import Scheme, parse_scheme, parse_schemes
 from bd3cli.errors import InputError
+from bd3cli.resolve import resolve
 
 SMALL = (
     "--length", 32, "--steps", 4, "--batch-size", 4, "--test-sequences", 8, "--test-draws", 1,
@@ -100,3 +102,16 @@ def test_arms_that_cannot_be_trained_are_refused_before_anything_runs(cli, tmp_p
     assert not (tmp_path / "x").exists()
     assert cli("bench", "maskings", tmp_path / "x", "--report").code == 2
     assert cli("bench", "maskings", tmp_path / "x", "--block-sizes", "4;16").code == 2
+
+
+def test_a_comparison_from_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    """A key that its record lacks had its default then."""
+    comparison, base = Comparison("loglinear;masking:count", (4,), 1, 8, 1), resolve("tiny")
+    claim(tmp_path, base, comparison)
+    document = json.loads((tmp_path / COMPARISON).read_text())
+    del document["recipe"]["train.check_laws"]
+    (tmp_path / COMPARISON).write_text(json.dumps(document))
+    claim(tmp_path, base, comparison)
+    (tmp_path / COMPARISON).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"train\.check_laws \(True -> False\)"):
+        claim(tmp_path, resolve("tiny", overrides=["train.check_laws=false"]), comparison)

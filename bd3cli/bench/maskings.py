@@ -19,7 +19,7 @@ from bd3cli.bench.timing import environment
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
-from bd3cli.resolve import Resolved, layered
+from bd3cli.resolve import Resolved, known_keys, layered
 from bd3cli.runs import Run
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.loop import train
@@ -112,7 +112,8 @@ def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
     values = json.loads(json.dumps(base.values()))
     path = out / COMPARISON
     if path.is_file():
-        before = _read(path)["recipe"]
+        # keys that came after the comparison was begun had their defaults then
+        before = {key: setting.default for key, setting in known_keys().items()} | _read(path)["recipe"]
         changed = [key for key in values if values[key] != before.get(key)]
         if changed:
             listed = ", ".join(f"{key} ({before.get(key)!r} -> {values[key]!r})" for key in changed)

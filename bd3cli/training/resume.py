@@ -24,6 +24,7 @@ CHANGEABLE = frozenset(
         "train.compile",
         "train.parallel",
         "train.check_memory",
+        "train.check_laws",
         "train.tracking",
         "data.workers",
     }
