@@ -312,8 +312,9 @@ def save(trainer: Trainer, run: RunDirectory, store: CheckpointStore, validated:
         state.step,
         state.model,
         state.average,
-        {"optimizer": state.optimizer, "warmup": state.warmup, "progress": state.progress},
+        {"optimizer": state.optimizer, "warmup": state.warmup},
         {"validation": validated.summary() if validated else None},
+        state.progress,
     )
     if validated is not None and validated.nats_per_token < store.best_nats():
         store.mark_best(name, validated.nats_per_token)
