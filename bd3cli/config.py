@@ -104,6 +104,7 @@ class TrainConfig:
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     compile: bool = option(False, "torch.compile the network")
     check_memory: bool = option(True, "refuse to start what cannot fit the free memory")
+    check_laws: bool = option(True, "refuse to train with a schedule, weight or masking that breaks its laws")
     parallel: Literal["auto", "ddp", "fsdp"] = option("auto", "how torchrun's processes share the work; auto: ddp")
     log_every: int = option(10, "steps between metric records")
     validate_every: int = option(250, "steps between validations")

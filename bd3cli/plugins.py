@@ -14,6 +14,7 @@ import pluggy
 
 from bd3cli import hookspecs
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.faults import Owner, describe, package_of, where
 from bd3cli.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Plugins:
     weights: Registry[LossWeight] = field(default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight"))
     maskings: Registry[Masking] = field(default_factory=lambda: Registry("masking", "bd3cli.maskings:Masking"))
     records: list[PluginRecord] = field(default_factory=list)
+    modules: dict[str, Owner] = field(default_factory=dict)
 
     def registries(self) -> dict[str, Registry[Any]]:
         """Hook name -> the registry it fills."""
@@ -60,6 +62,17 @@ class Plugins:
             "register_loss_weights": self.weights,
             "register_maskings": self.maskings,
         }
+
+    def packages(self) -> dict[str, Owner]:
+        """Packages that are plugins' code, and whose; the ones that ship with bd3cli are not among them."""
+        found = {package_of(module): owner for module, owner in self.modules.items()}
+        for registry in self.registries().values():
+            for entry in registry.entries():
+                if entry.distribution != "bd3cli":
+                    target = entry.target
+                    module = target.split(":")[0] if isinstance(target, str) else target.__module__
+                    found.setdefault(package_of(module), Owner(entry.distribution, entry.version))
+        return found
 
     def errors(self) -> list[PluginRecord]:
         """The records of plugins that did not load completely."""
@@ -82,6 +95,7 @@ def load_plugins() -> Plugins:
     _collect(manager, plugins, builtin, "bd3cli", metadata_version("bd3cli"), "bd3cli")
     for distribution, version, entry_point in _entry_points():
         if not _disabled(distribution):
+            plugins.modules[entry_point.module] = Owner(distribution, version)
             _load(manager, plugins, entry_point, distribution, version)
     return plugins
 
@@ -174,16 +188,16 @@ def _load(
     except BaseException as error:  # a plugin may even call sys.exit() on import
         if plugin is not None and manager.get_plugin(name) is plugin:
             manager.unregister(plugin, name)
-        text = _explain(error, plugin)
+        text = _explain(error, plugin, point.module)
         plugins.records.append(PluginRecord(distribution, version, point.name, (), text))
         return
     _collect(manager, plugins, plugin, distribution, version, point.name)
 
 
-def _explain(error: BaseException, plugin: object) -> str:
+def _explain(error: BaseException, plugin: object, module: str) -> str:
     """One sentence on why a plugin could not be loaded."""
     if not isinstance(error, pluggy.PluginValidationError):
-        return f"cannot be imported: {type(error).__name__}: {error}"
+        return f"cannot be imported: {describe(error)}{where(error, module)}"
     known = [name for name in vars(hookspecs) if name.startswith("register_")]
     wrong = [
         name
@@ -214,7 +228,7 @@ def _collect(
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            problems.append(f"{hook} raised {type(error).__name__}: {error}.")
+            problems.append(f"{hook} raised {describe(error)}{where(error, _module(caller))}.")
             continue
         for item, target in found:
             try:
@@ -227,6 +241,11 @@ def _collect(
     plugins.records.append(
         PluginRecord(distribution, version, name, tuple(provides), " ".join(problems) or None, tuple(implemented))
     )
+
+
+def _module(caller: pluggy.HookCaller) -> str:
+    """Where the function behind a hook of one plugin is."""
+    return str(caller.get_hookimpls()[0].function.__module__)
 
 
 def _imported(record: PluginRecord, registries: Any) -> PluginRecord:

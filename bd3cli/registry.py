@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.faults import describe, where
 from bd3cli.spec import Spec, build, parse_spec
 
 T = TypeVar("T")
@@ -70,6 +72,11 @@ class Registry(Generic[T]):
             )
         return self._entries[name]
 
+    def entry_of(self, cls: type) -> Entry | None:
+        """The entry that `cls` or a class above it was registered as; nothing is imported to find out."""
+        targets = {_known(entry.target): entry for entry in self._entries.values()}
+        return next((targets[each] for each in cls.__mro__ if each in targets), None)
+
     def get(self, name: str) -> type[T]:
         """Import and return the class registered as `name`."""
         entry = self.entry(name)
@@ -89,7 +96,19 @@ class Registry(Generic[T]):
             InputError: unknown name or parameter, a value the class refuses, or a class that cannot be used.
         """
         spec: Spec = parse_spec(text)
-        return build(self.get(spec.name), spec, self.kind)
+        from bd3cli.contract import declared  # needs torch, which listing names does not
+
+        made = build(self.get(spec.name), spec, self.kind)
+        declared(made, _resolve(self._base))
+        return made
+
+
+def _known(target: str | type) -> object:
+    """The class behind a target if it has been imported."""
+    if isinstance(target, type):
+        return target
+    module, attribute = target.split(":")
+    return getattr(sys.modules.get(module), attribute, None)
 
 
 def _resolve(target: str) -> type:
@@ -106,5 +125,6 @@ def _import(entry: Entry, kind: str) -> type:
     except BaseException as error:  # a plugin may even call sys.exit() on import
         raise InputError(
             f"{kind} {entry.name!r} of {entry.distribution} {entry.version} cannot be imported from "
-            f"{entry.target!r}: {type(error).__name__}: {error}. Reinstall or remove that plugin."
+            f"{entry.target!r}: {describe(error)}{where(error, entry.target.split(':')[0])}. "
+            "Reinstall or remove that plugin."
         ) from error

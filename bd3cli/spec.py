@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.faults import describe, owner_of, where
 
 T = TypeVar("T")
 
@@ -88,7 +89,13 @@ def build(cls: type[T], spec: Spec, kind: str) -> T:
     """
     if not dataclasses.is_dataclass(cls):
         raise InputError(f"{kind} {spec.name!r} is not a dataclass. Decorate it with @dataclass(frozen=True).")
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:  # a name that is not there, or whatever evaluating an annotation does
+        raise InputError(
+            f"The parameters of {kind} {spec.name!r} have unreadable types: {describe(error)} "
+            f"(class {cls.__qualname__} of {owner_of(cls.__module__) or cls.__module__})."
+        ) from error
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     values: dict[str, Any] = {}
     for key, text in spec.parameters.items():
@@ -98,9 +105,11 @@ def build(cls: type[T], spec: Spec, kind: str) -> T:
         values[key] = coerce(text, hints[key], f"{key} of {kind} {spec.name!r}")
     try:
         return cls(**values)
-    except TypeError as error:
-        raise InputError(f"{kind} {spec.name!r} cannot be made: {error}.") from error
     except InputError:
         raise
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # a mistake inside, not in the arguments
+        raise InputError(f"{kind} {spec.name!r} cannot be made: {error}.") from error
     except ValueError as error:
-        raise InputError(f"{kind} {spec.name!r}: {error}") from error
+        raise InputError(f"{kind} {spec.name!r}: {error}{where(error, cls.__module__)}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from bd3cli.training.checkpoints import file_sha256
+from bd3cli.training.checkpoint import file_sha256
 
 Case = tuple[str, list[str]]
 SECTIONS = {
@@ -129,14 +129,14 @@ def checkpoints(chance: random.Random, folder: Path, run: Path) -> Iterator[Case
         kind = KINDS[number % len(KINDS)]
         copy = folder / f"{number}-{kind}"
         shutil.copytree(run, copy)
-        damage(kind, chance, copy, folder / "bomb")
+        resumes = kind in RESUME_ONLY or number // len(KINDS) % 3 == 2
+        damage(kind, chance, copy, folder / "bomb", None if resumes else "ema.safetensors")
         command = (
             ["eval", str(copy), "--sequences", "4"],
             ["sample", str(copy)],
             ["train", "--resume", "--out", str(copy)],
         )
         command[2].extend(["--steps", "999"])
-        resumes = kind in RESUME_ONLY
         yield f"checkpoint {copy.name}", command[2] if resumes else command[number // len(KINDS) % 3]
 
 
@@ -148,11 +148,14 @@ RESUME_ONLY = ("pickle bomb", "optimizer shape", "optimizer keys", "data")
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 
 
-def damage(kind: str, chance: random.Random, run: Path, bomb: Path) -> None:
-    """Do one kind of damage to the newest checkpoint of a run, or to its record."""
+def damage(kind: str, chance: random.Random, run: Path, bomb: Path, read: str | None = None) -> None:
+    """Do one kind of damage to the newest checkpoint of a run, or to its record.
+
+    `read` is the one file of the checkpoint that is used, if it is not all of them.
+    """
     checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
     files = sorted(p.name for p in checkpoint.iterdir() if p.name != "state.json")
-    file = checkpoint / chance.choice(files)
+    file = checkpoint / (read or chance.choice(files))
     raw = bytearray(file.read_bytes())
     if kind == "flipped":
         raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
@@ -192,7 +195,7 @@ def damage(kind: str, chance: random.Random, run: Path, bomb: Path) -> None:
         if kind == "optimizer shape":
             state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
         else:
-            del state[chance.choice(["optimizer", "warmup", "progress"])]
+            del state[chance.choice(["optimizer", "warmup"])]
         torch.save(state, checkpoint / "optimizer.pt")
         forge(checkpoint, "optimizer.pt")
     elif kind == "no state":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bd3cli.bench.masking_report import interval, report, steps_to
-from bd3cli.bench.maskings import Comparison, claim
+from bd3cli.bench.maskings import COMPARISON, Comparison, claim
 from bd3cli.diffusion.scheme import Scheme, parse_scheme, parse_schemes
 from bd3cli.errors import InputError
 from bd3cli.resolve import resolve
@@ -116,3 +116,16 @@ def test_runs_of_other_random_streams_are_not_added(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))  # as one of version 1 was written
     with pytest.raises(InputError, match=r"have version 1; those of version 2 .* Use another OUT"):
         claim(tmp_path / "out", base, comparison)
+
+
+def test_a_comparison_from_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    """A key that its record lacks had its default then."""
+    comparison, base = Comparison("loglinear;masking:count", (4,), 1, 8, 1), resolve("tiny")
+    claim(tmp_path, base, comparison)
+    document = json.loads((tmp_path / COMPARISON).read_text())
+    del document["recipe"]["train.check_laws"]
+    (tmp_path / COMPARISON).write_text(json.dumps(document))
+    claim(tmp_path, base, comparison)
+    (tmp_path / COMPARISON).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"train\.check_laws \(True -> False\)"):
+        claim(tmp_path, resolve("tiny", overrides=["train.check_laws=false"]), comparison)

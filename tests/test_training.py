@@ -220,7 +220,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-@pytest.mark.parametrize("file", ["ema.safetensors", "model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("file", ["ema.safetensors", "model.safetensors", "optimizer.pt", "progress.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_a_damaged_checkpoint_is_refused_by_name(copy: Path, file: str, damage: str) -> None:
     folder = next((copy / "checkpoints").glob("step-*"))
@@ -233,6 +233,11 @@ def test_a_damaged_checkpoint_is_refused_by_name(copy: Path, file: str, damage: 
     else:
         (folder / file).unlink()
     with pytest.raises(InputError, match=rf"{file} (is corrupt|cannot be read)"):
+        CheckpointStore(copy / "checkpoints").load("last").verify()
+    if file == "ema.safetensors":  # the only one that is read
+        with pytest.raises(InputError, match=rf"{file} (is corrupt|cannot be read)"):
+            bd3cli.load(str(copy))
+    else:
         bd3cli.load(str(copy))
 
 

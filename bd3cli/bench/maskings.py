@@ -19,7 +19,7 @@ from bd3cli.bench.timing import environment
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
-from bd3cli.resolve import Resolved, layered
+from bd3cli.resolve import Resolved, known_keys, layered
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
 from bd3cli.training.checkpoints import CheckpointStore
@@ -114,7 +114,8 @@ def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
     path = out / COMPARISON
     if path.is_file():
         document = _read(path)
-        before = document["recipe"]
+        # keys that came after the comparison was begun had their defaults then
+        before = {key: setting.default for key, setting in known_keys().items()} | document["recipe"]
         changed = [key for key in values if values[key] != before.get(key)]
         if (drawn := document.get("stream_version", 1)) != STREAM_VERSION:
             raise InputError(

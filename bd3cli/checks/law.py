@@ -6,8 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bd3cli.errors import BD3Error
+from bd3cli.faults import accused, describe
+
 S = TypeVar("S")
 Outcome = tuple[bool, str]
+Laws = Sequence[tuple[str, Callable[[S], Outcome]]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Law:
     detail: str
 
 
-def run_laws(subject: S, laws: Sequence[tuple[str, Callable[[S], Outcome]]]) -> list[Law]:
+def run_laws(subject: S, laws: Laws[S]) -> list[Law]:
     """Check every law; an exception fails the law it happened in and no other."""
     return [_run(name, check, subject) for name, check in laws]
 
@@ -33,9 +37,10 @@ def run_laws(subject: S, laws: Sequence[tuple[str, Callable[[S], Outcome]]]) -> 
 def _run(name: str, check: Callable[[S], Outcome], subject: S) -> Law:
     try:
         ok, detail = check(subject)
-    except Exception as error:
-        text = str(error).strip().splitlines()
-        return Law(name, False, f"raised {type(error).__name__}: {text[0] if text else ''}".rstrip(": "))
+    except BD3Error as error:
+        return Law(name, False, str(error))
+    except (Exception, SystemExit) as error:
+        return Law(name, False, accused(error) or f"raised {describe(error)}")
     return Law(name, bool(ok), detail)
 
 

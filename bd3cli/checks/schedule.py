@@ -14,16 +14,17 @@ from torch import Tensor
 
 from bd3cli.checks.grid import rates, times
 from bd3cli.checks.invariance import invariance
-from bd3cli.checks.law import Law, Outcome, run_laws
+from bd3cli.checks.law import Law, Laws, Outcome, run_laws
 from bd3cli.checks.tensors import Functions, compiles, elementwise, pickles, tensors
 from bd3cli.schedules.base import NoiseSchedule
 
 EXACT = 1e-12
 RELATIVE = 1e-9
+PROGRESSES = (0.0, 0.25, 0.5, 0.75, 1.0)  # fractions of training that schedules that move are looked at
 
 
 def check_schedule(schedule: NoiseSchedule, only: Collection[str] | None = None) -> list[Law]:
-    """Check every law of a noise schedule, at the start and at the end of training if it moves.
+    """Check every law of a noise schedule; if it moves, at several stages of training.
 
     Args:
         only: names of the laws to check, for speed; all by default.
@@ -34,8 +35,8 @@ def check_schedule(schedule: NoiseSchedule, only: Collection[str] | None = None)
     """
     wanted = [law for law in LAWS if only is None or law[0] in only]
     merged = run_laws(schedule, wanted)
-    for stage in _stages(schedule):
-        again = [law for law in MATHEMATICAL if law in wanted]
+    for stage, laws in _stages(schedule):
+        again = [law for law in laws if law in wanted]
         failed = {law.law: law for law in run_laws(stage, again) if not law.ok}
         merged = [
             dataclasses.replace(failed[law.law], detail=f"{failed[law.law].detail} (with {stage})")
@@ -46,12 +47,15 @@ def check_schedule(schedule: NoiseSchedule, only: Collection[str] | None = None)
     return merged
 
 
-def _stages(schedule: NoiseSchedule) -> list[NoiseSchedule]:
+def _stages(schedule: NoiseSchedule) -> list[tuple[NoiseSchedule, Laws[NoiseSchedule]]]:
+    """What it becomes in training, with the laws to check again: on the way only those that look at single times."""
     try:
-        stages = [schedule.at_progress(fraction) for fraction in (0.0, 1.0)]
-    except Exception:  # reported by the law "progress"
+        stages = [schedule.at_progress(fraction) for fraction in PROGRESSES]
+    except (Exception, SystemExit):  # reported by the law "progress"
         return []
-    return [s for s in dict.fromkeys(stages) if s != schedule and isinstance(s, NoiseSchedule)]
+    ends = (stages[0], stages[-1])
+    distinct = [s for i, s in enumerate(stages) if s != schedule and s not in stages[:i]]
+    return [(s, MATHEMATICAL if s in ends else POINTWISE) for s in distinct]
 
 
 def in_range(schedule: NoiseSchedule) -> Outcome:
@@ -187,35 +191,34 @@ def inverse(schedule: NoiseSchedule) -> Outcome:
 
 
 def progress(schedule: NoiseSchedule) -> Outcome:
-    for fraction in (0.0, 0.5, 1.0):
+    for fraction in PROGRESSES:
         stage: object = schedule.at_progress(fraction)
         if not isinstance(stage, NoiseSchedule):
             return False, f"at_progress({fraction}) returns {stage!r}. Return a schedule (dataclasses.replace)."
         if stage != schedule.at_progress(fraction):
             return False, f"at_progress({fraction}) differs from call to call. Make it a pure function."
-    if schedule.at_progress(1.0) == schedule:
+    if all(schedule.at_progress(fraction) == schedule for fraction in PROGRESSES):
         return True, "does not move during training"
     return True, f"moves to {schedule.at_progress(1.0)}"
 
 
-def _functions(schedule: NoiseSchedule) -> Functions:
+def functions(schedule: NoiseSchedule) -> Functions:
     return {name: getattr(schedule, name) for name in ("mask_prob", "rate", "weight")}
 
 
-MATHEMATICAL = (
+POINTWISE: Laws[NoiseSchedule] = (
     ("range", in_range),
     ("endpoints", endpoints),
     ("monotone", monotone),
     ("finite", finite),
     ("derivative", derivative),
     ("weight", weight),
-    ("inverse", inverse),
-    ("invariance", invariance),
 )
+MATHEMATICAL = (*POINTWISE, ("inverse", inverse), ("invariance", invariance))
 LAWS = (
     *MATHEMATICAL,
-    ("elementwise", lambda s: elementwise(_functions(s))),
-    ("tensors", lambda s: tensors(_functions(s))),
+    ("elementwise", lambda s: elementwise(functions(s))),
+    ("tensors", lambda s: tensors(functions(s))),
     ("compile", lambda s: compiles({"mask_prob": s.mask_prob, "weight": s.weight})),
     ("pickle", pickles),
     ("progress", progress),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,14 @@ def elementwise(functions: Functions) -> Outcome:
     return True, "every entry depends on its own input only"
 
 
-def tensors(functions: Functions) -> Outcome:
-    """Dtype, device and shape of the input are those of the output, and the input is left alone."""
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+def tensors(functions: Functions, devices: Sequence[str] | None = None) -> Outcome:
+    """Dtype, device and shape of the input are those of the output, and the input is left alone.
+
+    Args:
+        devices: where to look; None for every kind there is.
+    """
+    if devices is None:
+        devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device in devices:
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             for shape in ((), (0,), (5,), (2, 3)):

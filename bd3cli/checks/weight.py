@@ -94,7 +94,7 @@ def product(weight: LossWeight, schedules: tuple[NoiseSchedule, ...]) -> Outcome
     return True, f"largest relative gap {worst:.2g} {where}"
 
 
-def _functions(weight: LossWeight) -> dict[str, Callable[[Tensor], Tensor]]:
+def functions(weight: LossWeight) -> dict[str, Callable[[Tensor], Tensor]]:
     return {
         "weight": lambda alpha: weight.weight(alpha, -alpha.reciprocal()),
         "scaled": lambda alpha: weight.scaled(alpha.reciprocal(), alpha, -alpha.reciprocal()),
@@ -104,8 +104,8 @@ def _functions(weight: LossWeight) -> dict[str, Callable[[Tensor], Tensor]]:
 LAWS = (
     ("finite", finite),
     ("positive", positive),
-    ("elementwise", lambda w: elementwise(_functions(w))),
-    ("tensors", lambda w: tensors(_functions(w))),
-    ("compile", lambda w: compiles(_functions(w))),
+    ("elementwise", lambda w: elementwise(functions(w))),
+    ("tensors", lambda w: tensors(functions(w))),
+    ("compile", lambda w: compiles(functions(w))),
     ("pickle", pickles),
 )

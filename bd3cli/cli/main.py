@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bd3cli import __version__
 from bd3cli.cli import (
@@ -29,11 +30,22 @@ from bd3cli.cli import (
 )
 from bd3cli.cli.streams import reliable_streams, undelivered
 from bd3cli.errors import BD3Error, Followed
+from bd3cli.faults import blaming_plugins
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
 
+
+class Commands(TyperGroup):
+    """Every command; one that a plugin's code ends, even by `sys.exit`, ends with an error that names the plugin."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with blaming_plugins():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="bd3cli",
+    cls=Commands,
     help="Train, evaluate and sample block diffusion language models.",
     epilog="Exit codes: 0 done, 1 a run or check failed, 2 bad usage, recipe or input, 130 interrupted.",
     no_args_is_help=True,

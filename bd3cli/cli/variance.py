@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import print_notes, print_table
+from bd3cli.cli.common import notice, print_notes, print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit
@@ -32,29 +31,29 @@ def variances(
 ) -> dict[str, Any]:
     """``var_nelbo`` under the run's own training masks, and ``variances`` under those `wanted`.
 
+    The first is null, with ``var_nelbo_reason``, when a plugin it needs is missing or broken: nobody asked for it.
+
     Measured on the sequences of `result`, in batches of the size the run trained with.
     """
     from bd3cli.diffusion.scheme import parse_schemes
     from bd3cli.errors import InputError
-    from bd3cli.evaluation.schemes import measure_variances, own_scheme
+    from bd3cli.evaluation.schemes import measure_variances, own_variance
 
     recipe = run.recipe
-    own = None if recipe is None else own_scheme(run, recipe)
     if batches == 0 and wanted is not None:
         raise InputError("--variance-of needs batches to measure; leave out --variance-batches 0.")
-    if recipe is None or batches == 0 or (own is None and wanted is None):
+    if recipe is None or batches == 0:
         return {"var_nelbo": None}
-    measure = partial(
-        measure_variances, run, recipe, packed,
-        sequences=result.sequences, count=batches, seed=recipe.eval.seed if seed is None else seed,
-    )  # fmt: skip
-    found: dict[str, Any] = {"var_nelbo": None}
-    if own is not None:
-        (row,) = measure([own], gradient=False)
-        found = {key: row[key] for key in ("var_nelbo", "var_nelbo_ci95", "var_nelbo_notes")}
+    over: dict[str, Any] = {
+        "sequences": result.sequences, "count": batches, "seed": recipe.eval.seed if seed is None else seed,
+    }  # fmt: skip
+    found = own_variance(run, recipe, packed, **over)
+    if "var_nelbo_reason" in found:
+        notice(f"{run.path}: evaluated without the Var. NELBO of its training masks. {found['var_nelbo_reason']}")
     if wanted is not None:
-        schemes = parse_schemes(wanted, run.config.block_size)
-        found["variances"] = measure(schemes)
+        found["variances"] = measure_variances(
+            run, recipe, packed, parse_schemes(wanted, run.config.block_size), **over
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from bd3cli.diffusion.scheme import Scheme
 from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import Mean
 from bd3cli.evaluation.variance import Batches, Spread, gradient_variance, nelbo_variance
-from bd3cli.maskings import Masking, MaskNoise
+from bd3cli.faults import blaming_plugins, describe
+from bd3cli.maskings import Learner, Masking, MaskNoise
 from bd3cli.model import Transformer, evaluating
+from bd3cli.plugins import require_used
 from bd3cli.rng import permutation
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking
@@ -35,9 +38,33 @@ def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
         return None
     clip = o.clip
     if o.clip_search == "search":
-        history = _progress(run)["clip_search"]
+        history = _progress(run).get("clip_search")
         clip = tuple(history[-1]["clip"]) if history else clip
     return Scheme("training", o.masking, o.schedule, clip, o.resample)
+
+
+def own_variance(
+    run: Run, recipe: Recipe, split: PackedSplit, *, sequences: list[int], count: int, seed: int
+) -> dict[str, Any]:
+    """Var. NELBO under the run's own training masks, or why it cannot be had; nobody need have asked for it.
+
+    Its plugins may be missing or broken, or the training text gone; everything else about the run is known without.
+    """
+    try:
+        require_used(_uses(run), str(run.path))
+        scheme = own_scheme(run, recipe)
+        if scheme is None:
+            return {"var_nelbo": None}
+        with blaming_plugins():
+            (row,) = measure_variances(
+                run, recipe, split, [scheme], sequences=sequences, count=count, seed=seed, gradient=False
+            )
+    except InputError as error:
+        return {"var_nelbo": None, "var_nelbo_reason": str(error)}
+    if not math.isfinite(row["var_nelbo"]):
+        reason = f"It is {row['var_nelbo']} under the schedule {scheme.schedule!r} with the masking {scheme.masking!r}."
+        return {"var_nelbo": None, "var_nelbo_reason": reason}
+    return {key: row[key] for key in ("var_nelbo", "var_nelbo_ci95", "var_nelbo_notes")}
 
 
 def variance_row(
@@ -84,11 +111,13 @@ def clip_objective(run: Run, schedule: str | None) -> Objective:
     """The paper's masking for a run's network under `schedule`, or the run's own; unclipped.
 
     Raises:
-        InputError: as `run_objective`, or a run without a recipe.
+        InputError: as `run_objective`, a run without a recipe, or one whose schedule's plugin is missing.
     """
     recipe = run.recipe
     if recipe is None:
         raise InputError(f"{run.path} is a bare checkpoint: it names no data to search on. Give a run directory.")
+    if schedule is None:
+        require_used({kind: used for kind, used in _uses(run).items() if kind == "schedule"}, str(run.path))
     return run_objective(run, recipe, Scheme("search", schedule=schedule or recipe.objective.schedule))[0]
 
 
@@ -118,7 +147,7 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
     if learner is None:
         return masking, None
     if scheme.masking == recipe.objective.masking:
-        learner.load_state_dict(_progress(run)["masking"]["learner"])
+        take_up(learner, _progress(run))
         return learner.masking(), f"in training, up to step {run.step}"
     learned = LearnedMasking(masking, learner, objective.block_size)
     split, size = run.split("train"), recipe.train.batch_size
@@ -136,10 +165,29 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
     return learner.masking(), f"here, from {count} batches of the training split"
 
 
+def _uses(run: Run) -> dict[str, Any]:
+    """The plugins that drew the run's training masks; loss weights do not count here."""
+    return {kind: used for kind, used in run.record.get("uses", {}).items() if kind != "weight"}
+
+
 def _progress(run: Run) -> dict[str, Any]:
     """What the checkpoint in use says about masks: what was learned, and searched."""
-    progress: dict[str, Any] = CheckpointStore(run.path / "checkpoints").load(run.checkpoint).optimizer()["progress"]
-    return progress
+    return CheckpointStore(run.path / "checkpoints").load(run.checkpoint).progress()
+
+
+def take_up(learner: Learner, progress: dict[str, Any]) -> None:
+    """Put into a learner what it had learned by a checkpoint.
+
+    Raises:
+        InputError: it is not its own, as after a change of the plugin.
+    """
+    try:
+        with blaming_plugins():
+            learner.load_state_dict(progress["masking"]["learner"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"What the masking learned in training cannot be restored: {describe(error)}.") from error
 
 
 def _fields(name: str, spread: Spread | None) -> dict[str, Any]:

@@ -6,11 +6,13 @@ Shapes: B sequences, L positions, N = L / block_size blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from bd3cli.contract import fields_like, kind_of, see_to
+from bd3cli.maskings.learning import a_learner
 from bd3cli.parameters import check_ranges
 from bd3cli.rng import stratified, uniform
 
@@ -110,6 +112,10 @@ class Masking:
     uses_schedule: ClassVar[bool] = False
     uses_token_counts: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        see_to(cls, {"draw": whole_draw, "learner": a_learner})
+
     def __post_init__(self) -> None:
         check_ranges(self)
 
@@ -120,6 +126,16 @@ class Masking:
     def learner(self, block_size: int) -> Learner | None:
         """A fresh learner, for a masking that adapts to the training losses; None for the others."""
         return None
+
+
+def whole_draw(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with the type or the shapes of a draw, None if nothing is."""
+    if not isinstance(result, MaskDraw):
+        return f"returned {kind_of(result)}; it must return a MaskDraw"
+    context = next(each for each in arguments if isinstance(each, MaskContext))
+    batch, length = context.tokens.shape
+    blocks = (batch, length // context.block_size)
+    return fields_like(result, {"weight": blocks, "mask_prob": blocks, "rate": blocks, "mask": (batch, length)}, "mask")
 
 
 def lowest(keys: Tensor, count: Tensor, maskable: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from bd3cli.contract import kind_of
+
 if TYPE_CHECKING:
     from bd3cli.maskings.base import Masking
 
@@ -43,6 +45,24 @@ class Observation(Drawn):
     """
 
     nll: Tensor
+
+
+MEMBERS = ("refresh", "observe", "masking", "summary", "state_dict", "load_state_dict")  # of a learner
+
+
+def a_learner(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with what `Masking.learner` returned, None if nothing is."""
+    if result is None:
+        return None
+    missing = [name for name in MEMBERS if not hasattr(result, name)]
+    if missing:
+        return f"returned {kind_of(result)} without {missing[0]!r}; it must return None or a Learner"
+    if not isinstance(result.refresh, int) or result.refresh < 2:
+        return (
+            f"returned a learner whose refresh is {result.refresh!r}; it must be a whole number of at least 2, since "
+            "data are prepared a step ahead"
+        )
+    return None
 
 
 class Learner(Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from bd3cli.contract import kind_of, like_input, see_to
 from bd3cli.parameters import check_ranges
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class NoiseSchedule:
     sweeps: ClassVar[int] = 1
     t_min: ClassVar[float] = 0.0
     only_block_size: ClassVar[int | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        numbers = dict.fromkeys(("mask_prob", "rate", "weight"), like_input)
+        see_to(cls, {**numbers, "at_progress": a_schedule})
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -74,3 +80,9 @@ class NoiseSchedule:
             below = self.mask_prob(middle.view(torch.float64)) < p.double()
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return high.view(torch.float64)
+
+
+def a_schedule(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with the schedule that training moves to, None if nothing is."""
+    good = isinstance(result, NoiseSchedule)
+    return None if good else f"returned {kind_of(result)}; it must return a schedule (dataclasses.replace)"

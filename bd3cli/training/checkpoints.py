@@ -1,88 +1,43 @@
 """Checkpoints that are whole or absent: written aside, flushed, renamed, and checked when read.
 
-``checkpoints/step-00000250/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.pt`` and
-``state.json`` with the SHA-256 of the others. ``best.json`` names the best one so far.
+``checkpoints/step-00000250/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.pt``, ``progress.json``
+with what was learned and searched about masks, and ``state.json`` with the SHA-256 of the others. A file is compared
+with its SHA-256 when it is read. ``best.json`` names the best one so far.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
-import pickle
 import re
 import shutil
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bd3cli.errors import InputError, RunError
+from bd3cli.plain import to_plain
+from bd3cli.training.checkpoint import (
+    AVERAGE,
+    MODEL,
+    OPTIMIZER,
+    PROGRESS,
+    STATE,
+    Checkpoint,
+    file_sha256,
+    reason_of,
+)
 
 T = TypeVar("T")
 NAME = re.compile(r"step-\d{8}")
-MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 BEST = "best.json"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint on disk.
-
-    Attributes:
-        path: its directory.
-        state: ``step``, the validation result if any, and checksums.
-    """
-
-    path: Path
-    state: dict[str, Any]
-
-    @property
-    def step(self) -> int:
-        return int(self.state["step"])
-
-    @property
-    def averaged(self) -> bool:
-        """Whether it holds averaged weights beside the raw ones."""
-        return AVERAGE in self.state["sha256"]
-
-    def weights(self, average: bool = True) -> dict[str, Tensor]:
-        """The averaged weights when there are any and they are wanted, else the raw ones."""
-        name = AVERAGE if average and self.averaged else MODEL
-        try:
-            return load_file(self.path / name)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{self.path / name} cannot be read: {error}.") from error
-
-    def optimizer(self) -> dict[str, Any]:
-        """Optimizer and scheduler state.
-
-        Raises:
-            InputError: it is unreadable, or there is none, as in an imported checkpoint.
-        """
-        if OPTIMIZER not in self.state["sha256"]:
-            raise InputError(
-                f"{self.path} holds no optimizer state, since it was imported. Start a run from it: bd3cli finetune."
-            )
-        try:
-            with warnings.catch_warnings():  # what is odd about a file is said by refusing it
-                warnings.simplefilter("ignore")
-                state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
-        except pickle.UnpicklingError as error:
-            named = re.search(r"GLOBAL (\S+)", str(error))
-            reason = f"it wants to call {named[1]}, which was not done" if named else "it is no pickle of tensors"
-            raise InputError(f"{self.path / OPTIMIZER} is not an optimizer's state: {reason}.") from error
-        except Exception as error:  # the file may be anything, and the unpickler may trip over it in any way
-            raise InputError(f"{self.path / OPTIMIZER} cannot be read: {_reason(error)}.") from error
-        return state
 
 
 class CheckpointStore:
@@ -119,14 +74,20 @@ class CheckpointStore:
         average: dict[str, Tensor] | None,
         optimizer: dict[str, Any] | None,
         extra: dict[str, Any],
+        progress: dict[str, Any] | None = None,
     ) -> str:
         """Write a checkpoint atomically and drop old ones; without an optimizer it cannot be resumed.
 
+        Args:
+            progress: tensors and plain values for `Checkpoint.progress`.
+
         Raises:
             RunError: the disk refused; earlier checkpoints are untouched.
+            InputError: `progress` holds anything else.
         """
         name = f"step-{step:08d}"
         part = self.folder / f".{name}.part"
+        known = None if progress is None else _progress_text(progress)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -136,6 +97,8 @@ class CheckpointStore:
                 save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, part / AVERAGE)
             if optimizer is not None:
                 _save_pickle(optimizer, part / OPTIMIZER)
+            if known is not None:
+                (part / PROGRESS).write_text(known, encoding="utf-8")
             files = sorted(p.name for p in part.iterdir())
             state = {"schema": 1, "step": step, "sha256": {f: file_sha256(part / f) for f in files}, **extra}
             (part / STATE).write_text(json.dumps(state, indent=1) + "\n")
@@ -153,7 +116,7 @@ class CheckpointStore:
     def _refusal(self, name: str, error: Exception) -> RunError:
         kept = self.names()
         return RunError(
-            f"Checkpoint {name} could not be written to {self.folder}: {_reason(error)}. "
+            f"Checkpoint {name} could not be written to {self.folder}: {reason_of(error)}. "
             + (f"{kept[-1]} is intact; free some space and resume." if kept else "There is none before it.")
         )
 
@@ -188,7 +151,9 @@ class CheckpointStore:
             if int(name.removeprefix("step-")) > step:
                 continue
             with contextlib.suppress(InputError):
-                results[name] = validated_nats(self._verified(name).state)
+                checkpoint = Checkpoint.open(self.folder / name)
+                checkpoint.verify()
+                results[name] = validated_nats(checkpoint.state)
         known = {name: nats for name, nats in results.items() if nats is not None}
         if known:
             best = min(known, key=lambda name: (known[name], name))
@@ -197,10 +162,10 @@ class CheckpointStore:
             (self.folder / BEST).unlink(missing_ok=True)
 
     def load(self, which: str = "last") -> Checkpoint:
-        """Read and verify ``last``, ``best`` or a named checkpoint.
+        """Open ``last``, ``best`` or a named checkpoint; its files are verified as they are read.
 
         Raises:
-            InputError: there is none, or its files do not match their checksums.
+            InputError: there is none, or what says of its files is damaged.
         """
         names = self.names()
         if not names:
@@ -208,10 +173,10 @@ class CheckpointStore:
         name = {"last": names[-1], "best": self.best() or names[-1]}.get(which, which)
         if name not in names:
             raise InputError(f"There is no checkpoint {which!r} in {self.folder}. There are: {', '.join(names)}.")
-        return self._verified(name)
+        return Checkpoint.open(self.folder / name)
 
     def load_latest_good(self, read: Callable[[Checkpoint], T]) -> tuple[T, list[str]]:
-        """What `read` makes of the newest checkpoint that verifies and that it accepts; why it is not a newer one.
+        """What `read` makes of the newest checkpoint whose files it can read and accepts; why it is not a newer one.
 
         Raises:
             InputError: no checkpoint is usable.
@@ -219,31 +184,11 @@ class CheckpointStore:
         refused: list[str] = []
         for name in reversed(self.names()):
             try:
-                return read(self._verified(name)), refused
+                return read(Checkpoint.open(self.folder / name)), refused
             except InputError as error:
                 refused.append(str(error))
         detail = f" {refused[0]}" if refused else ""
         raise InputError(f"{self.folder} holds no usable checkpoint to resume from.{detail}")
-
-    def _verified(self, name: str) -> Checkpoint:
-        path = self.folder / name
-        try:
-            state = json.loads((path / STATE).read_text())
-            sums: dict[str, str] = dict(state["sha256"])
-            int(state["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / STATE} is damaged: {error}. Use another checkpoint.") from error
-        for file, expected in sums.items():
-            try:
-                actual = file_sha256(path / file)
-            except OSError as error:
-                raise InputError(f"{path / file} cannot be read: {error.strerror}. Use another one.") from error
-            if actual != expected:
-                raise InputError(
-                    f"{path / file} is corrupt: its SHA-256 is {actual[:12]}..., not {expected[:12]}.... "
-                    "Use another checkpoint (--checkpoint)."
-                )
-        return Checkpoint(path, state)
 
     def _retain(self) -> None:
         names = self.names()
@@ -275,25 +220,20 @@ def validated_nats(state: dict[str, Any]) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _reason(error: BaseException) -> str:
-    """What the system said, however deep libraries have wrapped it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _save_pickle(state: dict[str, Any], path: Path) -> None:
     """`torch.save` through a file of ours: its own writer turns a full disk into an abort or a riddle."""
     with path.open("wb") as file:
         torch.save(state, file)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _progress_text(progress: dict[str, Any]) -> str:
+    try:
+        return json.dumps(to_plain(progress), allow_nan=False) + "\n"
+    except (TypeError, RuntimeError) as error:
+        raise InputError(
+            f"What the masking's learner gives as its state cannot be saved: {error}. Its state_dict() must hold "
+            "tensors and plain values only (`bd3cli maskings check`)."
+        ) from error
 
 
 def _flush(path: Path) -> None:

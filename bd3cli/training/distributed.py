@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from bd3cli.errors import BD3Error, Followed, InputError, RunError
+from bd3cli.faults import blaming_plugins
 from bd3cli.model import Transformer
 
 T = TypeVar("T")
@@ -151,7 +152,8 @@ def joined() -> Iterator[Group]:
     group = Group(rank, size, local_rank, local_size or size)
     _joined.append(group)
     try:
-        yield group
+        with blaming_plugins():
+            yield group
     except Exception as error:
         raise _told_once(store, error) from error
     finally:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from bd3cli.config import ObjectiveConfig
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
@@ -16,6 +17,7 @@ from bd3cli.model import TransformerConfig
 from bd3cli.model.convert import starting_weights
 from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.model.upstream import is_upstream
+from bd3cli.plugins import require_used
 from bd3cli.resolve import Resolved, known_keys, resolve
 from bd3cli.runs import read_recipe
 from bd3cli.training.checkpoints import CheckpointStore
@@ -98,14 +100,33 @@ def finetune_recipe(
     belonged to the old run's steps, is the new one's own.
 
     Raises:
-        InputError: `run` is no run, or values that do not work together.
+        InputError: `run` is no run, values that do not work together, or a plugin that came with it is not there.
     """
-    read_parent(run)
-    parent = read_recipe(run)
+    record, parent = read_parent(run), read_recipe(run)
     sources = dict.fromkeys(known_keys(), f"from {run}") | {"seed": f"from {run}, plus one"}
     sources["train.horizon"] = "default"
     base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
-    return drop_unread(resolve(recipe, options, overrides, environment, base), base)
+    resolved = drop_unread(resolve(recipe, options, overrides, environment, base), base)
+    require_inherited(record.get("uses", {}), resolved.recipe.objective, parent.objective, run)
+    return resolved
+
+
+def require_inherited(
+    uses: Mapping[str, Mapping[str, str]], objective: ObjectiveConfig, parent: ObjectiveConfig, run: Path
+) -> None:
+    """Refuse a schedule, weight or masking that came with the run and whose plugin is not there.
+
+    Raises:
+        InputError: naming the package to install and the option that would do without.
+    """
+    if objective.family == "ar":
+        return
+    for kind, used in uses.items():
+        if getattr(objective, kind) == getattr(parent, kind):
+            try:
+                require_used({kind: used}, str(run))
+            except InputError as error:
+                raise InputError(f"{error} (or choose another with --{kind})") from error
 
 
 def drop_unread(resolved: Resolved, base: Resolved) -> Resolved:

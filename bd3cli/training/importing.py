@@ -18,7 +18,8 @@ from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.model.upstream import WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
 from bd3cli.resolve import Resolved, resolve
-from bd3cli.training.checkpoints import CheckpointStore, file_sha256
+from bd3cli.training.checkpoint import file_sha256
+from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.trainer import network_config
 

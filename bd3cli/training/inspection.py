@@ -18,7 +18,8 @@ from bd3cli.model.state import count_parameters, mismatches, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.model.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
 from bd3cli.runs import Run, read_recipe
-from bd3cli.training.checkpoints import Checkpoint, CheckpointStore
+from bd3cli.training.checkpoint import Checkpoint
+from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECORD, RunDirectory
 from bd3cli.training.trainer import network_config
 
@@ -124,6 +125,8 @@ def verify(path: Path, which: str = "best", perplexity: bool = False) -> list[Ch
         RunDirectory(path).read_record()
     try:
         opened = open_checkpoint(path, which)
+        if opened.checkpoint:
+            opened.checkpoint.verify()
     except InputError as error:
         return [Check("files", False, str(error))]
     sums = opened.checkpoint.state["sha256"] if opened.checkpoint else {}

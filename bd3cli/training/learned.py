@@ -7,6 +7,7 @@ step are prepared. Losses are looked at one step late, when a device has them at
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bd3cli.contract import broken, kind_of
 from bd3cli.diffusion.batch import Batch, block_sums
 from bd3cli.maskings import Learner, Masking, Observation
+from bd3cli.plain import to_plain
 
 
 def same(x: Tensor) -> Tensor:
@@ -41,12 +44,11 @@ class LearnedMasking:
     """The masking of every step, learned from the steps well before it."""
 
     def __init__(self, masking: Masking, learner: Learner, block_size: int) -> None:
-        assert learner.refresh >= 2, "a masking must be ready a step before it is used"
         self._recipe, self._block_size = masking, block_size
         self.learner = learner
-        first = learner.state_dict()
+        first = self._state()
         self._states: dict[int, dict[str, Any]] = {0: first, 1: first}  # by window
-        self._maskings = {0: learner.masking(), 1: learner.masking()}
+        self._maskings = {0: made_by(learner), 1: made_by(learner)}
         self._waiting: deque[tuple[int, Callable[[], Tensor]]] = deque()
 
     @staticmethod
@@ -77,12 +79,17 @@ class LearnedMasking:
 
     def summary(self) -> dict[str, Any]:
         self._catch_up()
-        return self.learner.summary()
+        found = self.learner.summary()
+        try:
+            json.dumps(found)
+        except (TypeError, ValueError) as error:
+            raise broken(type(self.learner).summary, f"returned what JSON cannot hold ({error})") from error
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything later steps depend on."""
         self._catch_up()
-        return {"learner": self.learner.state_dict(), "windows": dict(self._states)}
+        return {"learner": self._state(), "windows": dict(self._states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._waiting.clear()
@@ -102,7 +109,7 @@ class LearnedMasking:
         if (step + 1) % self.learner.refresh:
             return
         window = (step + 1) // self.learner.refresh + 1
-        self._states[window], self._maskings[window] = self.learner.state_dict(), self.learner.masking()
+        self._states[window], self._maskings[window] = self._state(), made_by(self.learner)
         for old in [w for w in self._states if w < window - 1]:
             del self._states[old], self._maskings[old]
 
@@ -110,7 +117,28 @@ class LearnedMasking:
         learner = self._recipe.learner(self._block_size)
         assert learner is not None
         learner.load_state_dict(state)
-        return learner.masking()
+        return made_by(learner)
+
+    def _state(self) -> dict[str, Any]:
+        state = self.learner.state_dict()
+        try:
+            to_plain(state)
+        except (TypeError, RuntimeError) as error:
+            wrong = f"returned what a checkpoint cannot hold ({error}); keep to tensors and plain values"
+            raise broken(type(self.learner).state_dict, wrong) from error
+        return state
+
+
+def made_by(learner: Learner) -> Masking:
+    """The masking a learner has made of what it saw.
+
+    Raises:
+        PluginError: it is none.
+    """
+    made: object = learner.masking()
+    if not isinstance(made, Masking):
+        raise broken(type(learner).masking, f"returned {kind_of(made)}; it must return a Masking")
+    return made
 
 
 def _numbers(batch: Batch, device: torch.device) -> Tensor:

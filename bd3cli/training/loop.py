@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bd3cli.checks.training import require_lawful
 from bd3cli.diffusion.batch import Batch, maskable
 from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
@@ -82,6 +83,7 @@ def train(
         recipe, run = resolved.recipe, RunDirectory(out)
         if group.leads:
             require_trackers(recipe)
+            require_lawful(recipe.objective, recipe.train.check_laws, reporter.notice)
         if not resume and group.leads:
             run.refuse_unfit()
         trainer = prepare(recipe, reporter, group)
@@ -328,8 +330,9 @@ def save(trainer: Trainer, run: RunDirectory, store: CheckpointStore, validated:
         state.step,
         state.model,
         state.average,
-        {"optimizer": state.optimizer, "warmup": state.warmup, "progress": state.progress},
+        {"optimizer": state.optimizer, "warmup": state.warmup},
         {"validation": validated.summary() if validated else None},
+        state.progress,
     )
     if validated is not None and validated.nats_per_token < store.best_nats():
         store.mark_best(name, validated.nats_per_token)

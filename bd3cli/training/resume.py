@@ -36,6 +36,7 @@ CHANGEABLE = frozenset(
         "train.compile",
         "train.parallel",
         "train.check_memory",
+        "train.check_laws",
         "train.tracking",
         "data.workers",
     }

@@ -22,7 +22,7 @@ from bd3cli.model.state import require_fit
 from bd3cli.rng import seed_torch
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
-from bd3cli.training.checkpoints import Checkpoint
+from bd3cli.training.checkpoint import Checkpoint
 from bd3cli.training.clip_search import ClipSearch
 from bd3cli.training.distributed import (
     Group,
@@ -278,14 +278,14 @@ def read_state(trainer: Trainer, checkpoint: Checkpoint) -> SavedState:
         InputError: it cannot be read, or does not fit the trainer.
     """
     source = str(checkpoint.path)
-    model, states = checkpoint.weights(average=False), checkpoint.optimizer()
+    model, states, progress = checkpoint.weights(average=False), checkpoint.optimizer(), checkpoint.progress()
     require_fit(trainer.model, model, source)
     average = None
     if trainer.average is not None:
         average = checkpoint.weights(average=True)
         require_fit(trainer.averaged, average, source)
     try:
-        optimizer, warmup, progress = states["optimizer"], states["warmup"], states["progress"]
+        optimizer, warmup = states["optimizer"], states["warmup"]
         shapes = [list(p.shape) for p in trainer.model.parameters()]
         found = [list(optimizer["state"][i][moment].shape) for i in range(len(shapes)) for moment in MOMENTS]
         int(progress["masked_tokens"])

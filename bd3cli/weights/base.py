@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from bd3cli.contract import like_input, see_to
 from bd3cli.parameters import check_ranges
 
 
@@ -16,6 +18,10 @@ class LossWeight:
     Subclass it as a frozen dataclass and write `weight`. The result must be finite for every alpha in
     [0, 1]: write it in terms of alpha, since lambda is -inf when everything is masked.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        see_to(cls, {"weight": like_input, "scaled": like_input})
 
     def __post_init__(self) -> None:
         check_ranges(self)

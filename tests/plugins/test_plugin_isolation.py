@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,32 +28,6 @@ GOOD = (
 )
 
 Install = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_discovery() -> Iterator[None]:
-    modules = set(sys.modules)
-    load_plugins.cache_clear()
-    yield
-    load_plugins.cache_clear()
-    for name in set(sys.modules) - modules:
-        if name.startswith(("fake_", "broken_")):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """install(distribution, module, source): as if pip had installed it."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def add(distribution: str, module: str, source: str, entry_point: str = "main", version: str = "1.2") -> None:
-        (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[bd3cli]\n{entry_point} = {module}\n")
-
-    return add
 
 
 def install_broken(install: Install, name: str) -> None:
@@ -79,7 +53,11 @@ def test_an_import_error_is_reported(install: Install) -> None:
     install_broken(install, "bd3cli-broken-import")
     broken = record("bd3cli-broken-import")
     assert (broken.version, broken.provides) == ("0.3", ())
-    assert broken.error == "cannot be imported: ModuleNotFoundError: No module named 'a_module_nobody_has'"
+    assert re.fullmatch(
+        r"cannot be imported: ModuleNotFoundError: No module named 'a_module_nobody_has' "
+        r"\(.*broken_import\.py, line 3, in <module>\)",
+        str(broken.error),
+    )
 
 
 def test_a_misspelt_hook_is_reported_with_the_right_one(install: Install) -> None:

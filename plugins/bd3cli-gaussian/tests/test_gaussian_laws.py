@@ -35,6 +35,8 @@ def test_laws(spec: str) -> None:
         "bimodal-gaussian:mu1=0.1,mu2_start=0.4",
         "bimodal-gaussian:mu1=0,sigma1=0.01,mu2=1,sigma2=0.01,w1=0.999",
         "bimodal-gaussian:form=piecewise,mu1=0.1,sigma1=0.3,sigma2=0.5,w1=0.2",
+        "bimodal-gaussian:form=piecewise,mu1=0.1,w1=0.6",  # the second sweep passes the first one's end unseen
+        "bimodal-gaussian:mu1=0.63,mu2=0.845,sigma1=0.02,sigma2=0.01,w1=0.708",  # 8% of the rates lie between times
     ],
 )
 def test_numerical_laws(spec: str) -> None:
