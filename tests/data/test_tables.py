@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from bd3cli.config import DataConfig
 from bd3cli.data import json_rows, load_split, resolve_documents, tabular
 from bd3cli.data.json_rows import JsonRows
+from bd3cli.data.saved import saved_files
 from bd3cli.errors import InputError
 
 TEXTS = [f"row {n} with some more words" for n in range(60)]
@@ -436,16 +437,22 @@ def test_saved_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     lacking = save(tmp_path / "lacking", {"train": TEXTS, "test": TEXTS})
     with pytest.raises(InputError, match="has files for train, test and none for validation"):
         documents(lacking, "validation")
-    with pytest.raises(InputError, match="not one row"):
+    with pytest.raises(InputError, match="not one file"):
         documents(save(tmp_path / "empty", []), "train")
     damaged = save(tmp_path / "damaged", TEXTS)
     (damaged / "state.json").write_text("{}")
     with pytest.raises(InputError, match=r"state\.json is not what `datasets` writes"):
         documents(damaged, "train")
-    lost = save(tmp_path / "lost", TEXTS)
+    lost = save(tmp_path / "lost", TEXTS, num_shards=2)
     next(lost.glob("*.arrow")).unlink()
     with pytest.raises(InputError, match=r"\.arrow cannot be read: No such file"):
         documents(lost, "train")
+
+
+def test_files_called_as_those_of_a_saved_data_set(tmp_path: Path) -> None:
+    for name in ("state.json", "dataset_info.json", "dataset_dict.json"):
+        (tmp_path / name).write_text("about it")
+    assert saved_files(tmp_path) is None
 
 
 def test_a_damaged_conversion_is_made_again(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
