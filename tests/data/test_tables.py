@@ -476,7 +476,7 @@ def test_a_full_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPat
     assert [entry.suffix for entry in (cache / "arrow").iterdir()] == [".lock"]
 
 
-def test_the_record_of_a_reader_is_part_of_the_cache_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_edition_of_the_readers_is_another_cache_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 8: what another release made of the same file is not taken for what this one makes of it."""
     config = DataConfig(train=str(write_jsonl(tmp_path / "a.jsonl", [{}] * 60)))
     load_split(config, "train", 16)
