@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -293,6 +294,16 @@ def test_bytes_that_are_not_utf_8_in_a_string_column(tmp_path: Path) -> None:
         path = write_table(tmp_path / f"a.{extension}", pa.table({"text": array}))
         with pytest.raises(InputError, match=rf"a\.{extension}, row 2, is not UTF-8 text in 'text'"):
             as_train(path)
+
+
+def test_bytes_that_are_not_utf_8_in_a_table_of_the_hub() -> None:
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 5)))
+    table = pa.table({"text": pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"abc\xffd"))})
+    rows = tabular.text_rows(table, None, None, "Data set 'org/name'")
+    assert rows[0] == "ab"
+    for read in (lambda: list(rows), lambda: rows[1], lambda: list(rows.take(np.array([1])))):
+        with pytest.raises(InputError, match=r"'org/name' has a row that is not UTF-8 text .* begins 'c�d'"):
+            read()
 
 
 def test_a_table_whose_values_point_outside_it(tmp_path: Path) -> None:
