@@ -10,6 +10,7 @@ from bd3cli.data.directories import say_once
 from bd3cli.data.files import Files
 from bd3cli.data.split_names import SPLIT_NAMES
 from bd3cli.data.splits import SPLITS
+from bd3cli.data.streams import open_bytes
 from bd3cli.errors import InputError
 
 TABLE, DICT = "state.json", "dataset_dict.json"  # in the directory of a Dataset, and in that of a DatasetDict
@@ -24,7 +25,7 @@ def saved_files(path: Path) -> Files | None:
     Raises:
         InputError: it is damaged, or none of its splits is called as one.
     """
-    if (path / DICT).is_file():
+    if (path / DICT).is_file() and any(path.glob(f"*/{TABLE}")):
         tables = {name: _data_files(path / name) for name in _read(path / DICT, "splits")}
         if list(tables) == ["train"]:
             return {"all": tables["train"]}
@@ -42,9 +43,16 @@ def saved_files(path: Path) -> Files | None:
                 "test. Name one of its directories as data.train or data.name."
             )
         return {split: named[split] for split in SPLITS if split in named}
-    if (path / TABLE).is_file() and (path / "dataset_info.json").is_file():
+    if _is_table(path):
         return {"all": _data_files(path)}
     return None
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a directory is a saved table; others may well have files that are called so."""
+    if not ((path / TABLE).is_file() and (path / "dataset_info.json").is_file()):
+        return False
+    return any(path.glob("*.arrow")) or b'"_data_files"' in open_bytes(path / TABLE)[:]
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -52,7 +60,7 @@ def _data_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder} was saved with an order of its rows apart. Save flatten_indices() of it.")
     files = [folder / str(file["filename"]) for file in _read(folder / TABLE, "_data_files")]
     if not files:
-        raise InputError(f"The data set saved in {folder} holds no text, not one row. Give one with text in it.")
+        raise InputError(f"The data set saved in {folder} holds no text, not one file. Give one with text in it.")
     return files
 
 

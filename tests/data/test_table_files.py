@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from bd3cli.config import DataConfig
 from bd3cli.data import json_rows, load_split, resolve_documents, tabular
 from bd3cli.data.json_rows import JsonRows
+from bd3cli.data.saved import saved_files
 from bd3cli.errors import InputError
 
 TEXTS = [f"row {n} with some more words" for n in range(60)]
@@ -294,6 +296,16 @@ def test_bytes_that_are_not_utf_8_in_a_string_column(tmp_path: Path) -> None:
             as_train(path)
 
 
+def test_bytes_that_are_not_utf_8_in_a_table_of_the_hub() -> None:
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 5)))
+    table = pa.table({"text": pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"abc\xffd"))})
+    rows = tabular.text_rows(table, None, None, "Data set 'org/name'")
+    assert rows[0] == "ab"
+    for read in (lambda: list(rows), lambda: rows[1], lambda: list(rows.take(np.array([1])))):
+        with pytest.raises(InputError, match=r"'org/name' has a row that is not UTF-8 text .* begins 'c�d'"):
+            read()
+
+
 def test_a_table_whose_values_point_outside_it(tmp_path: Path) -> None:
     # To read such a value ends the process: it is looked for first.
     offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 1 << 30, 7)))
@@ -436,16 +448,22 @@ def test_saved_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     lacking = save(tmp_path / "lacking", {"train": TEXTS, "test": TEXTS})
     with pytest.raises(InputError, match="has files for train, test and none for validation"):
         documents(lacking, "validation")
-    with pytest.raises(InputError, match="not one row"):
+    with pytest.raises(InputError, match="not one file"):
         documents(save(tmp_path / "empty", []), "train")
     damaged = save(tmp_path / "damaged", TEXTS)
     (damaged / "state.json").write_text("{}")
     with pytest.raises(InputError, match=r"state\.json is not what `datasets` writes"):
         documents(damaged, "train")
-    lost = save(tmp_path / "lost", TEXTS)
+    lost = save(tmp_path / "lost", TEXTS, num_shards=2)
     next(lost.glob("*.arrow")).unlink()
     with pytest.raises(InputError, match=r"\.arrow cannot be read: No such file"):
         documents(lost, "train")
+
+
+def test_files_called_as_those_of_a_saved_data_set(tmp_path: Path) -> None:
+    for name in ("state.json", "dataset_info.json", "dataset_dict.json"):
+        (tmp_path / name).write_text("about it")
+    assert saved_files(tmp_path) is None
 
 
 def test_a_damaged_conversion_is_made_again(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -469,7 +487,7 @@ def test_a_full_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPat
     assert [entry.suffix for entry in (cache / "arrow").iterdir()] == [".lock"]
 
 
-def test_the_record_of_a_reader_is_part_of_the_cache_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_edition_of_the_readers_is_another_cache_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 8: what another release made of the same file is not taken for what this one makes of it."""
     config = DataConfig(train=str(write_jsonl(tmp_path / "a.jsonl", [{}] * 60)))
     load_split(config, "train", 16)
