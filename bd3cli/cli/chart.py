@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -73,7 +74,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     """Draw the panels side by side with matplotlib.
 
     Raises:
-        InputError: matplotlib is not installed, or the file cannot be written.
+        InputError: matplotlib is not installed, or there is no such place for a file.
+        RunError: the disk refused.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,7 +91,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}. Choose another --png.") from error
+        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
+        raise kind(f"{path} cannot be written: {error.strerror or error}. Choose another --png.") from error
 
 
 def _draw(axes: Any, panel: Panel) -> None:
