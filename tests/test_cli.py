@@ -111,7 +111,6 @@ def test_help_is_instant() -> None:
         (["plugins", "new", "x", "--out", NAME], "File name too long"),
         (["config", "show", NAME], "File name too long"),
         (["schedules", "plot", "cosine", "--png", NAME], "File name too long. Choose another --png."),
-        (["schedules", "plot", "cosine", "--png", "no/such/place.png"], "No such file or directory. Choose another"),
     ],
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(cli, tmp_path, monkeypatch, arguments, message) -> None:

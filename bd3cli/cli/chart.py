@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.errors import InputError, RunError
+from bd3cli.errors import IMPOSSIBLE_PATHS, InputError, RunError
 
 if TYPE_CHECKING:
     from bd3cli.curves import Curve, Panel
@@ -74,8 +73,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     """Draw the panels side by side with matplotlib.
 
     Raises:
-        InputError: matplotlib is not installed, or there is no such place for a file.
-        RunError: the disk refused.
+        InputError: matplotlib is not installed, or no file can have that path.
+        RunError: the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -91,7 +90,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
+        kind = InputError if error.errno in IMPOSSIBLE_PATHS else RunError
         raise kind(f"{path} cannot be written: {error.strerror or error}. Choose another --png.") from error
 
 

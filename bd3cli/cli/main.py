@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -30,10 +29,9 @@ from bd3cli.cli import (
     zeroshot,
 )
 from bd3cli.cli.streams import reliable_streams, undelivered
-from bd3cli.errors import BD3Error, Followed, InputError
+from bd3cli.errors import IMPOSSIBLE_PATHS, BD3Error, Followed, InputError
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
-IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 OVERFLOWS = ("Maximum allowed dimension exceeded", "Overflow when unpacking long", "exceeds the limit (4300 digits)")
 
 app = typer.Typer(
