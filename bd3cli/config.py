@@ -169,6 +169,17 @@ class Recipe:
         check_recipe(self)
 
 
+# far beyond what any machine trains, and small enough that the checks that follow are instant
+MOST = {
+    "model.length": 10**7,
+    "model.hidden_size": 10**6,
+    "model.blocks": 10**4,
+    "model.cond_dim": 10**6,
+    "train.batch_size": 10**7,
+    "train.micro_batch_size": 10**7,
+}
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse values that cannot work, before anything expensive starts.
 
@@ -202,6 +213,8 @@ def check_recipe(recipe: Recipe) -> None:
     ):
         if value is not None and value < least:
             raise InputError(f"{key} must be at least {least}, not {value}.")
+        if value is not None and value > (most := MOST.get(key, 10**15)):
+            raise InputError(f"{key} must be at most {most:,}, not {value}.")
     for key, number, low, high in (
         ("model.dropout", model.dropout, 0.0, 0.999),
         ("train.ema", train.ema, 0.0, 0.999999),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+NAME = "n" * 300  # longer than a file's name can be
 HEAVY = ("torch", "datasets", "xformers", "scipy", "numpy", "tiktoken")
 
 
@@ -92,6 +93,25 @@ def test_help_is_instant() -> None:
         (["config", "show", "--set", "x=1"], "no setting 'x'"),
         (["data", "show", "nothing-like-it"], "nothing-like-it"),
         (["data", "show", "pydocs", "--split", "all"], "no split 'all'"),
+        (["train", "--length", "9" * 20], "model.length must be at most 10,000,000, not 9999"),
+        (["train", "--batch-size", "1000000000000"], "train.batch_size must be at most 10,000,000, not 1000000000000"),
+        (["train", "--set", "model.blocks=1000000000000"], "model.blocks must be at most 10,000, not 1000000000000"),
+        (["train", "--steps", "1" + "0" * 30], "train.steps must be at most 1,000,000,000,000,000, not 1000"),
+        (["train", "--set", f"train.steps={'9' * 5000}"], "must be a whole number, not '9999"),
+        (["bench", "attention", "--length", "9" * 20], "A number is too large to work with"),
+        (["train", "--out", NAME], "File name too long. Give another one."),
+        (["train", "--out", "a/" * 3000], "File name too long. Give another one."),
+        (["train", "--out", "run\udcff"], "is not a name in UTF-8, which checkpoints need. Choose another --out."),
+        (["train", NAME], "File name too long"),
+        (["eval", NAME], "File name too long"),
+        (["sample", NAME], "File name too long"),
+        (["finetune", NAME, "--out", "new"], "File name too long"),
+        (["data", "show", NAME], "File name too long"),
+        (["runs", "list", NAME], "File name too long"),
+        (["checkpoint", "import", NAME, "--out", "new"], "File name too long"),
+        (["plugins", "new", "x", "--out", NAME], "File name too long"),
+        (["config", "show", NAME], "File name too long"),
+        (["schedules", "plot", "cosine", "--png", NAME], "File name too long. Choose another --png."),
     ],
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(cli, tmp_path, monkeypatch, arguments, message) -> None:
@@ -101,6 +121,7 @@ def test_a_mistake_gives_one_message_and_exit_code_2(cli, tmp_path, monkeypatch,
     assert message in re.sub(r"[\s│]+", " ", outcome.err)
     assert outcome.out == ""
     assert "Traceback" not in outcome.err
+    assert len(outcome.err) < 2000, "a long value is shortened"
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.errors import InputError, RunError
+from bd3cli.errors import IMPOSSIBLE_PATHS, InputError, RunError
 
 if TYPE_CHECKING:
     from bd3cli.curves import Curve, Panel
@@ -73,7 +73,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     """Draw the panels side by side with matplotlib.
 
     Raises:
-        InputError: matplotlib is not installed, or the file cannot be written.
+        InputError: matplotlib is not installed, or no file can have that path.
+        RunError: the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,7 +90,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}. Choose another --png.") from error
+        kind = InputError if error.errno in IMPOSSIBLE_PATHS else RunError
+        raise kind(f"{path} cannot be written: {error.strerror or error}. Choose another --png.") from error
 
 
 def _draw(axes: Any, panel: Panel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -29,10 +30,11 @@ from bd3cli.cli import (
     zeroshot,
 )
 from bd3cli.cli.streams import reliable_streams, undelivered
-from bd3cli.errors import BD3Error, Followed
+from bd3cli.errors import IMPOSSIBLE_PATHS, BD3Error, Followed, InputError
 from bd3cli.faults import blaming_plugins
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
+OVERFLOWS = ("Maximum allowed dimension exceeded", "Overflow when unpacking long", "exceeds the limit (4300 digits)")
 
 
 class Commands(TyperGroup):
@@ -122,9 +124,13 @@ def _run(argv: list[str]) -> int:
     except BD3Error as error:
         _report(str(error), error)
         return error.exit_code
-    except (MemoryError, RuntimeError, OSError) as error:
-        _report(f"{type(error).__name__}: {error}. Run again with --debug for the traceback.", error)
     except Exception as error:
+        if (mistake := impossible(error)) is not None:
+            _report(mistake, error)
+            return InputError.exit_code
+        if isinstance(error, (MemoryError, RuntimeError, OSError)):
+            _report(f"{type(error).__name__}: {error}. Run again with --debug for the traceback.", error)
+            return 1
         _report(f"this is a defect in bd3cli ({type(error).__name__}: {error}). --debug shows where.", error)
     return 1
 
@@ -137,9 +143,19 @@ def hoist_global_flags(arguments: list[str]) -> list[str]:
     return [*dict.fromkeys(flags), *rest, *arguments[end:]]
 
 
+def impossible(error: Exception) -> str | None:
+    """What to tell the user of a path or a number that the system below refuses, wherever that comes up."""
+    if isinstance(error, OSError) and error.errno in IMPOSSIBLE_PATHS and error.filename is not None:
+        return f"The path {str(error.filename)!r} cannot be used: {error.strerror}. Give another one."
+    if isinstance(error, OverflowError) or any(text in str(error) for text in OVERFLOWS):
+        return f"A number is too large to work with ({str(error).splitlines()[0]}). Choose a smaller one."
+    return None
+
+
 def _report(message: str, error: BaseException) -> None:
     if os.environ.get("BD3CLI_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
-    sys.stderr.write(f"bd3cli: error: {message}\n")
+    shortened = re.sub(r"(\S{80})\S{150,}(\S{20})", r"\1...\2", message)  # a value of a thousand characters
+    sys.stderr.write(f"bd3cli: error: {shortened}\n")

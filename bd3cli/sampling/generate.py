@@ -119,11 +119,14 @@ def stream(
         with torch.inference_mode(), evaluating(model):
             batch = make(model, request, [seed + i for i in range(start, min(start + batch_size, num))])
         while batch.rows:
+            done: list[Finished] = []
+            halted = False
             with torch.inference_mode(), evaluating(model):
-                batch.step(watch)
-                done = batch.finish()
+                while not done and not halted:
+                    batch.step(watch)
+                    done, halted = batch.finish(), stopped()
             yield from (_sample(row, tokenizer) for row in done)
-            if stopped():
+            if halted:
                 yield from (_sample(row, tokenizer) for row in batch.unfinished())
                 return
 

@@ -45,6 +45,12 @@ class RunDirectory:
         Raises:
             InputError: it holds something already, or cannot be written.
         """
+        try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{self.path} is not a name in UTF-8, which checkpoints need. Choose another --out."
+            ) from error
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"{self.path} already exists and is not empty. Continue it with --resume, or choose another --out."
