@@ -120,9 +120,18 @@ CIRCLES: set[frozenset[str]] = {
 
 # All that a plugin may import: the modules that docs/plugins.md and docs/api.md document.
 PUBLIC = {
-    "bd3cli", "bd3cli.attention", "bd3cli.errors", "bd3cli.evaluation", "bd3cli.hookspecs", "bd3cli.maskings",
-    "bd3cli.parameters", "bd3cli.sampling", "bd3cli.schedules", "bd3cli.testing", "bd3cli.weights",
-}  # fmt: skip
+    "bd3cli",
+    "bd3cli.attention",
+    "bd3cli.errors",
+    "bd3cli.evaluation",
+    "bd3cli.hookspecs",
+    "bd3cli.maskings",
+    "bd3cli.parameters",
+    "bd3cli.sampling",
+    "bd3cli.schedules",
+    "bd3cli.testing",
+    "bd3cli.weights",
+}
 
 
 @cache
