@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bd3cli.hookspecs import hookimpl
+from bd3cli.version import __version__
 
 if TYPE_CHECKING:
     from bd3cli.runs import Run
 
-__version__ = "0.1.0"
 __all__ = ["Run", "__version__", "hookimpl", "load"]
 
 

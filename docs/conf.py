@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from bd3cli import __version__
+from bd3cli.version import __version__
 
 project = "bd3cli"
 copyright = "the bd3cli developers"

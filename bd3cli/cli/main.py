@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bd3cli import __version__
 from bd3cli.cli import (
     bench,
     checkpoint,
@@ -32,6 +31,7 @@ from bd3cli.cli import (
 from bd3cli.cli.streams import reliable_streams, undelivered
 from bd3cli.errors import IMPOSSIBLE_PATHS, BD3Error, Followed, InputError
 from bd3cli.faults import blaming_plugins
+from bd3cli.version import __version__
 
 GLOBAL_FLAGS = ("--debug", "--strict-plugins")
 OVERFLOWS = ("Maximum allowed dimension exceeded", "Overflow when unpacking long", "exceeds the limit (4300 digits)")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bd3cli.data.hashing import digest
 from bd3cli.data.tokenizers import IdArray, TextError, Tokenizer
 from bd3cli.errors import InputError
+from bd3cli.hashing import digest
 
 PREFIX = "ids:"
 

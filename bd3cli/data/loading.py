@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from bd3cli.data.cache import Entry, default_directory, load_or_build
 from bd3cli.data.encoding import encode_documents
-from bd3cli.data.hashing import digest
 from bd3cli.data.packing import Block, Layout, Piece, pack
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import SPLITS, Split
 from bd3cli.data.tokenizers import TextError, Tokenizer, load_tokenizer
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
     from bd3cli.config import DataConfig

@@ -26,10 +26,10 @@ import numpy.typing as npt
 from bd3cli.data.cache import default_directory, writable_directory
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.documents import Documents, Mapped
-from bd3cli.data.hashing import digest
 from bd3cli.data.sources import Source, resolve
 from bd3cli.data.splits import Split, seeded_subset
 from bd3cli.data.windows import SEPARATOR, Hashes, chunks, code_points, distinct, window_hashes
+from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
     from bd3cli.config import DataConfig

@@ -14,12 +14,12 @@ from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.directories import LocalFiles, file_key, local_files
 from bd3cli.data.documents import Documents
 from bd3cli.data.files import Files, exists, files_format, format_of
-from bd3cli.data.hashing import hash_file, hash_texts
 from bd3cli.data.saved import saved_files
 from bd3cli.data.split_names import SPLIT_NAMES
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
 from bd3cli.data.textfiles import Unit, read_text_files, readable
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.hashing import hash_file, hash_texts
 
 if TYPE_CHECKING:
     import datasets

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bd3cli.data.documents import Documents
-from bd3cli.data.hashing import random_keys, text_key
 from bd3cli.data.spans import Spans
 from bd3cli.data.windows import groups_sharing
+from bd3cli.hashing import random_keys, text_key
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

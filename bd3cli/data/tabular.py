@@ -17,8 +17,8 @@ from filelock import FileLock
 
 from bd3cli.data.cache import remove_stale
 from bd3cli.data.documents import Documents, IntArray
-from bd3cli.data.hashing import digest
 from bd3cli.errors import InputError
+from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bd3cli.data.files import exists
-from bd3cli.data.hashing import digest
 from bd3cli.data.runs_of_space import LONG, long_runs
 from bd3cli.data.tiktoken_files import (
     BOS,
@@ -26,6 +25,7 @@ from bd3cli.data.tiktoken_files import (
     read_tiktoken_file,
 )
 from bd3cli.errors import InputError
+from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
     import tiktoken

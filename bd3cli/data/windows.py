@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bd3cli.data.documents import Documents
-from bd3cli.data.hashing import text_key
+from bd3cli.hashing import text_key
 
 Hashes = npt.NDArray[np.uint64]
 Points = npt.NDArray[np.uint32]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bd3cli import __version__
-from bd3cli.data.hashing import digest
+from bd3cli.hashing import digest
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.tables import Objective, Row, Table
 from bd3cli.rng import STREAM_VERSION
+from bd3cli.version import __version__
 
 JUDGE_SEED = 1000  # no row has it
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bd3cli import __version__
 from bd3cli.device import choose_device, processor_name
 from bd3cli.plugins import metadata_version
 from bd3cli.reproduce.cells import Cell, combine, is_logarithmic
@@ -24,6 +23,7 @@ from bd3cli.reproduce.request import Interrupted, Request, Watch
 from bd3cli.reproduce.tables import Table, table_names
 from bd3cli.reproduce.tasks import Measuring, Task, plan
 from bd3cli.reproduce.work import Measured, Work
+from bd3cli.version import __version__
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bd3cli.data.hashing import digest
 from bd3cli.errors import InputError
+from bd3cli.hashing import digest
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.rng import STREAM_VERSION

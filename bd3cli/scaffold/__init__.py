@@ -60,7 +60,7 @@ def _check_name(name: str) -> None:
 
 
 def _words(name: str) -> dict[str, str]:
-    from bd3cli import __version__
+    from bd3cli.version import __version__
 
     major, minor = __version__.split(".")[:2]
     return {

@@ -1,4 +1,4 @@
-"""The times a schedule is trained at, and which combinations of schedule, clip and weight cannot be."""
+"""The times a schedule is trained at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sequences a step trains on: a pure function of (seed, step), so that a resumed run sees the same ones."""
+"""What a step trains on. Its sequences are a function of (seed, step), so that a resumed run sees the same ones."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from bd3cli import __version__
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins, metadata_version
@@ -24,6 +23,7 @@ from bd3cli.registry import Registry
 from bd3cli.resolve import Resolved, to_toml
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.spec import parse_spec
+from bd3cli.version import __version__
 
 RECORD, RECIPE, METRICS, LOCK = "run.json", "recipe.toml", "metrics.jsonl", ".lock"
 LIBRARIES = ("torch", "numpy", "datasets", "tiktoken", "scipy", "xformers", "safetensors", "typer", "pluggy")

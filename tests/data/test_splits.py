@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bd3cli.data.documents import Documents, Mapped
-from bd3cli.data.hashing import random_keys, text_key
 from bd3cli.data.spans import Spans
 from bd3cli.data.splits import BY_DOCUMENT, BY_GROUP, BY_PIECE, FEW_DOCUMENTS, seeded_subset, split_documents
 from bd3cli.data.windows import SEPARATOR, chunks, code_points, groups_sharing, window_hashes
+from bd3cli.hashing import random_keys, text_key
 
 TEXTS = st.lists(st.text("ab \n", max_size=30), max_size=120)
 
