@@ -9,7 +9,7 @@ from typing import Any
 
 from bd3cli.curves import Curve, Panel
 from bd3cli.errors import InputError
-from bd3cli.resolve import known_keys
+from bd3cli.recipes.resolve import known_keys
 from bd3cli.training.inspection import chain
 from bd3cli.training.record import METRICS, RECORD, RunDirectory
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from bd3cli.attention import choose_backend
-from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
 from bd3cli.data.splits import Split
 from bd3cli.device import choose_device
@@ -22,7 +21,8 @@ from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.evaluation.likelihood import Progress
 from bd3cli.model import Transformer, TransformerConfig, evaluating, load_tensors
 from bd3cli.model.upstream import is_upstream, load_upstream
-from bd3cli.resolve import from_toml
+from bd3cli.recipes.resolve import from_toml
+from bd3cli.recipes.settings import Recipe
 from bd3cli.sampling.stopping import StopRule, entropy_rule
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECIPE, RunDirectory

@@ -46,7 +46,7 @@ def write_commands(folder: Path) -> None:
 
 def write_settings(folder: Path) -> None:
     """Every recipe key with its default and meaning."""
-    from bd3cli.resolve import known_keys
+    from bd3cli.recipes.resolve import known_keys
 
     rows = [f"| `{k.name}` | `{k.default}` | {k.help} |" for k in known_keys().values()]
     text = "# Settings\n\nEvery key a recipe may set.\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bd3cli.model import Transformer, TransformerConfig
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.loop import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent

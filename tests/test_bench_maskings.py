@@ -13,7 +13,7 @@ from bd3cli.bench.masking_report import interval, report, steps_to
 from bd3cli.bench.maskings import COMPARISON, Comparison, claim
 from bd3cli.diffusion.scheme import Scheme, parse_scheme, parse_schemes
 from bd3cli.errors import InputError
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.rng import STREAM_VERSION
 
 SMALL = (

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bd3cli.clips import clip_grid
 from bd3cli.errors import InputError
 from bd3cli.evaluation.clip_search import Tried, least
 from bd3cli.evaluation.variance import Spread
 from bd3cli.model.state import weights_sha256
-from bd3cli.resolve import resolve
+from bd3cli.recipes.clips import clip_grid
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.loop import step_data, train
 from bd3cli.training.record import RunDirectory

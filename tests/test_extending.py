@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from bd3cli.errors import InputError
 from bd3cli.model.state import weights_sha256
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.runs import read_recipe
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.finetune import finetune_recipe

@@ -16,7 +16,7 @@ from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig, load_tensors
 from bd3cli.model.convert import starting_weights
 from bd3cli.model.state import weights_sha256
-from bd3cli.resolve import Resolved, known_keys, resolve, shipped_recipes
+from bd3cli.recipes.resolve import Resolved, known_keys, resolve, shipped_recipes
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.finetune import finetune_recipe, load_start
 from bd3cli.training.loop import train

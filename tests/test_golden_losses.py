@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.loop import train
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"

@@ -17,7 +17,7 @@ import torch
 from bd3cli.cli.recipe_options import seconds
 from bd3cli.errors import InputError, RunError
 from bd3cli.model.state import weights_sha256
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.guards import Guard
 from bd3cli.training.loop import optimizer_step, step_data, train

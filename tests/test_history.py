@@ -13,7 +13,7 @@ import pytest
 
 from bd3cli.errors import InputError
 from bd3cli.history import find_runs, panels, read_history
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.loop import train
 from bd3cli.training.reporter import Silent
 

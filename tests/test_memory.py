@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bd3cli.config import ObjectiveConfig
 from bd3cli.device import Precision
 from bd3cli.diffusion.batch import weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.maskings import MaskNoise
 from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.training import memory
 from bd3cli.training.memory import KEPT, KEPT_BY_DROPOUT, estimate
 
@@ -69,7 +69,7 @@ def test_what_cannot_fit_is_refused_with_what_would(cli, tmp_path: Path, monkeyp
 
 
 def test_what_may_not_fit_is_only_warned_of(quick, monkeypatch) -> None:
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
     from bd3cli.training.reporter import Silent
     from bd3cli.training.trainer import prepare
 

@@ -112,7 +112,7 @@ def test_a_stream_goes_on_where_it_was() -> None:
 
 def test_a_run_says_which_streams_it_drew_from(tmp_path: Path, quick) -> None:
     """And a run of older streams, resumed, says once that it will not be the uninterrupted run."""
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
     from bd3cli.training.loop import train
     from bd3cli.training.reporter import Silent
     from bd3cli.training.resume import resume_recipe

@@ -16,7 +16,6 @@ from scipy.stats import beta
 from torch import Tensor
 
 import bd3cli
-from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion import cross_entropy
 from bd3cli.diffusion.batch import Batch, weighted_nll
 from bd3cli.diffusion.conditioning import LARGEST_SIGMA, noise_level, posterior_mask_prob
@@ -28,7 +27,8 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation import likelihood
 from bd3cli.maskings import MaskNoise, get_masking
 from bd3cli.model import TransformerConfig
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import get_schedule
 from bd3cli.training.loop import train
 

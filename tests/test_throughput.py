@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training import loop
 from bd3cli.training.loop import train
 from bd3cli.training.throughput import Throughput

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import bd3cli
-from bd3cli.config import TrainConfig
 from bd3cli.errors import InputError, RunError
 from bd3cli.maskings import MaskNoise
 from bd3cli.model.state import weights_sha256
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
+from bd3cli.recipes.settings import TrainConfig
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.loop import optimizer_step, step_data, train
@@ -125,9 +125,9 @@ def test_the_training_loss_estimates_the_nelbo(trained: Path) -> None:
     exact = run.evaluate(split, estimator="exact", sequences=16)
     tokens = torch.from_numpy(split.tokens(exact.sequences))
     valid = torch.from_numpy(split.valid(exact.sequences))
-    from bd3cli.config import ObjectiveConfig
     from bd3cli.diffusion.batch import token_nll
     from bd3cli.diffusion.objective import Objective
+    from bd3cli.recipes.settings import ObjectiveConfig
 
     for config in (
         ObjectiveConfig(masking="count"),

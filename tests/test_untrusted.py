@@ -76,7 +76,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(cli, tmp_path: Path, two_che
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> Path:
     """A run that was about to finish: checkpoints of steps 6 and 8."""
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
     from bd3cli.training.loop import train
     from bd3cli.training.record import RunDirectory
 

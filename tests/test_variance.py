@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import bd3cli
-from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion.batch import masked_batch, token_nll, weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
@@ -20,7 +19,8 @@ from bd3cli.evaluation.variance import Batches, Spread, gradient_variance, nelbo
 from bd3cli.maskings import MaskDraw
 from bd3cli.maskings.adaptive import CountsFrom
 from bd3cli.model import Transformer
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.training.loop import train
 
 

@@ -19,7 +19,7 @@ from bd3cli.bench.timing import environment
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
-from bd3cli.resolve import Resolved, known_keys, layered
+from bd3cli.recipes.resolve import Resolved, known_keys, layered
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
 from bd3cli.training.checkpoints import CheckpointStore

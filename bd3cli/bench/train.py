@@ -15,12 +15,12 @@ from bd3cli.attention import Choice, choose_backend
 from bd3cli.bench.profile import profile_step
 from bd3cli.bench.reference_step import LoopedAverage, reference_loss, unfused_optimizer
 from bd3cli.bench.timing import environment, interleaved, peak_memory, ratio, threads
-from bd3cli.config import ObjectiveConfig, TrainConfig
 from bd3cli.device import Precision
 from bd3cli.diffusion.batch import Batch, weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.maskings import MaskNoise
 from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.recipes.settings import ObjectiveConfig, TrainConfig
 from bd3cli.training.optimizer import make_average, make_optimizer
 
 Step = Callable[[], float]

@@ -16,9 +16,9 @@ from bd3cli.checks.masking import QUICK, check_masking
 from bd3cli.checks.schedule import check_schedule
 from bd3cli.checks.tensors import Functions, tensors
 from bd3cli.checks.weight import check_weight
-from bd3cli.config import ObjectiveConfig
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import NoiseSchedule, get_schedule
 from bd3cli.weights import LossWeight, get_weight
 

@@ -31,10 +31,10 @@ def search(
     the variance over the squared mean is beside the variance.
     """
     from bd3cli.cli.data import check_split
-    from bd3cli.clips import clip_grid
     from bd3cli.evaluation.clip_search import least, try_clips
     from bd3cli.evaluation.schemes import clip_objective, with_block_size
     from bd3cli.evaluation.variance import Batches
+    from bd3cli.recipes.clips import clip_grid
     from bd3cli.runs import Run
 
     grid = clip_grid(widths, step)

@@ -21,7 +21,7 @@ def show(
     json: JsonFlag = False,
 ) -> None:
     """Every value of a recipe, and whether it is a default or came from the recipe, the environment or --set."""
-    from bd3cli.resolve import known_keys, resolve, to_toml
+    from bd3cli.recipes.resolve import known_keys, resolve, to_toml
 
     resolved = resolve(recipe, overrides=set_ or [])
     if toml and not json:
@@ -44,7 +44,7 @@ def validate(recipe: o.RecipeArgument = None, set_: o.Set = None, json: JsonFlag
     from bd3cli.attention import choose_backend
     from bd3cli.device import choose_device
     from bd3cli.diffusion.objective import Objective
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
 
     resolved = resolve(recipe, overrides=set_ or [])
     r = resolved.recipe
@@ -61,7 +61,7 @@ def validate(recipe: o.RecipeArgument = None, set_: o.Set = None, json: JsonFlag
 @app.command("list")
 def list_(json: JsonFlag = False) -> None:
     """The shipped recipes."""
-    from bd3cli.resolve import resolve, shipped_recipes
+    from bd3cli.recipes.resolve import resolve, shipped_recipes
 
     rows = [(name, resolve(name, environment={}).recipe.description) for name in shipped_recipes()]
     if json:

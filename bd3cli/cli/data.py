@@ -13,9 +13,9 @@ from bd3cli.cli.common import JsonFlag, emit_json, notice, print_table, progress
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from bd3cli.config import DataConfig
     from bd3cli.data.overlap import Overlap
     from bd3cli.data.splits import Split
+    from bd3cli.recipes.settings import DataConfig
 
 app = typer.Typer(help="Data sets: what is known, what is in them, tokenising ahead of time.", no_args_is_help=True)
 
@@ -111,7 +111,7 @@ def prepare(
 def data_config(name: str, tokenizer: str | None, overrides: list[str] | None) -> DataConfig:
     """The data section that a data set's name and ``--set data.KEY=VALUE`` make."""
     from bd3cli.errors import InputError
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
 
     for text in overrides or []:
         if not text.strip().startswith("data."):

@@ -69,10 +69,10 @@ def _of_data(
     data: list[str] | None, runs: list[Run], split: str, documents: int | None, tokenizer: str | None
 ) -> list[Lengths]:
     from bd3cli.cli.data import check_split
-    from bd3cli.config import DataConfig
     from bd3cli.data import load_tokenizer, resolve_documents
     from bd3cli.data.splits import seeded_subset
     from bd3cli.evaluation.lengths import document_lengths
+    from bd3cli.recipes.settings import DataConfig
 
     own = {str(recipe.data): recipe.data for loaded in runs if (recipe := loaded.require_recipe())}
     configs = [DataConfig(name=name) for name in data] if data else [*own.values()] or [DataConfig()]

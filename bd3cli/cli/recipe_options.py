@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from bd3cli.resolve import Resolved
+    from bd3cli.recipes.resolve import Resolved
 
 RecipeArgument = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a .toml file; `tiny` when left out.")
@@ -65,7 +65,7 @@ def given_options(**options: Any) -> dict[str, tuple[Any, str]]:
 
 def resolve_options(recipe: str | None, overrides: list[str] | None, **options: Any) -> Resolved:
     """The recipe a command line asks for."""
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
 
     return resolve(recipe, given_options(**options), overrides or ())
 

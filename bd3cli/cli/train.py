@@ -13,7 +13,7 @@ from bd3cli.cli import recipe_options as o
 from bd3cli.cli.common import JsonFlag, emit_json, notice
 
 if TYPE_CHECKING:
-    from bd3cli.resolve import Resolved
+    from bd3cli.recipes.resolve import Resolved
     from bd3cli.runs import Run
     from bd3cli.training.distributed import Group
     from bd3cli.training.finetune import Start
@@ -50,7 +50,7 @@ def train(
 
     Ends with a perplexity, a sample and the run's path. Ctrl-C saves a checkpoint; --resume continues.
     """
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
     from bd3cli.training.distributed import joined
 
     options = o.given_options(

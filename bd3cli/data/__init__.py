@@ -20,7 +20,7 @@ from bd3cli.data.splits import Split
 from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from bd3cli.config import DataConfig
+    from bd3cli.recipes.settings import DataConfig
 
 __all__ = [
     "DatasetInfo",

@@ -19,7 +19,7 @@ from bd3cli.errors import InputError, did_you_mean
 from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
-    from bd3cli.config import DataConfig
+    from bd3cli.recipes.settings import DataConfig
 
 CODE_VERSION = 1  # raise it when the same input would give other tokens
 Progress = Callable[[str, int, int], None]

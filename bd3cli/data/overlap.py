@@ -32,7 +32,7 @@ from bd3cli.data.windows import SEPARATOR, Hashes, chunks, code_points, distinct
 from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
-    from bd3cli.config import DataConfig
+    from bd3cli.recipes.settings import DataConfig
 
 RUN = 200  # characters; shorter runs are idiom, tables and headings as often as copies
 TOLERATED = 0.01  # a larger share is worth a warning

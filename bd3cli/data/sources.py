@@ -24,7 +24,7 @@ from bd3cli.hashing import hash_file, hash_texts
 if TYPE_CHECKING:
     import datasets
 
-    from bd3cli.config import DataConfig
+    from bd3cli.recipes.settings import DataConfig
 
 UNREGISTERED = DatasetInfo("", "", document="", unit="file")
 

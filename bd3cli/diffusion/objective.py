@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bd3cli.config import ObjectiveConfig
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
 from bd3cli.diffusion.conditioning import sequence_sigma
 from bd3cli.errors import InputError
 from bd3cli.maskings import Drawn, MaskContext, Masking, MaskNoise, get_masking
 from bd3cli.maskings.bernoulli import require_attainable
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import NoiseSchedule, get_schedule
 from bd3cli.schedules.clip import require_trainable, require_trainable_counts
 from bd3cli.weights import LossWeight, get_weight, weight_normaliser

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bd3cli.config import ObjectiveConfig
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules.clip import require_interval
 
 PAPER_CLIPS = {4: (0.45, 0.95), 8: (0.3, 0.8), 16: (0.3, 0.8), 128: (0.0, 0.5)}  # Arriola et al. 2025, section 5.3

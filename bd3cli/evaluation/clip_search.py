@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bd3cli.clips import Interval
 from bd3cli.diffusion.objective import Objective
 from bd3cli.evaluation.variance import AT_END, Batches, Spread, nelbo_variance
 from bd3cli.model import Transformer
+from bd3cli.recipes.clips import Interval
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bd3cli.config import ObjectiveConfig, Recipe
 from bd3cli.data import PackedSplit
 from bd3cli.diffusion.batch import token_nll
 from bd3cli.diffusion.objective import Objective
@@ -20,6 +19,7 @@ from bd3cli.faults import blaming_plugins, describe
 from bd3cli.maskings import Learner, Masking, MaskNoise
 from bd3cli.model import Transformer, evaluating
 from bd3cli.plugins import require_used
+from bd3cli.recipes.settings import ObjectiveConfig, Recipe
 from bd3cli.rng import permutation
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking

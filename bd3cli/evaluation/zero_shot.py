@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.config import DataConfig
 from bd3cli.data import load_split
 from bd3cli.data.corpora import REGISTERED
 from bd3cli.data.splits import Split
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.evaluation.likelihood import Likelihood
+from bd3cli.recipes.settings import DataConfig
 
 if TYPE_CHECKING:
     from bd3cli.runs import Run

@@ -13,13 +13,13 @@ from bd3cli.data.splits import Split
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood
 from bd3cli.evaluation.schemes import measure_variances, own_scheme
+from bd3cli.recipes.resolve import Resolved
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.corpora import Corpus
 from bd3cli.reproduce.sampled import length_stats, sample_quality
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
-from bd3cli.resolve import Resolved
 from bd3cli.runs import Run, read_recipe
 
 Measured = dict[str, Measurement]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bd3cli.config import Recipe
 from bd3cli.data import load_split
 from bd3cli.errors import InputError
+from bd3cli.recipes.resolve import Resolved, known_keys, resolve
+from bd3cli.recipes.settings import Recipe
 from bd3cli.reproduce import measures
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.corpora import Corpus, find_corpus
@@ -17,7 +18,6 @@ from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.reproduce.request import Interrupted, Request, Watch
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tasks import Measuring, Task, Text, Training
-from bd3cli.resolve import Resolved, known_keys, resolve
 from bd3cli.training.finetune import load_start
 from bd3cli.training.loop import train
 

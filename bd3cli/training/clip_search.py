@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.clips import Interval, clip_grid
 from bd3cli.diffusion.objective import Objective
 from bd3cli.evaluation.clip_search import Tried, least, try_clips
 from bd3cli.evaluation.variance import Batches
+from bd3cli.recipes.clips import Interval, clip_grid
 
 if TYPE_CHECKING:
     from bd3cli.training.trainer import Trainer

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bd3cli.config import ObjectiveConfig
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
@@ -18,7 +17,8 @@ from bd3cli.model.convert import starting_weights
 from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.model.upstream import is_upstream
 from bd3cli.plugins import require_used
-from bd3cli.resolve import Resolved, known_keys, resolve
+from bd3cli.recipes.resolve import Resolved, known_keys, resolve
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.runs import read_recipe
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights

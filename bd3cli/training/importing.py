@@ -17,7 +17,7 @@ from bd3cli.model.names import CLIP
 from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.model.upstream import WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
-from bd3cli.resolve import Resolved, resolve
+from bd3cli.recipes.resolve import Resolved, resolve
 from bd3cli.training.checkpoint import file_sha256
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RunDirectory, new_record
@@ -116,7 +116,7 @@ def import_checkpoint(
         source: see `read_foreign`.
         tokenizer: its tokenizer; None for the usual one of its vocabulary size.
         told: ``model_type``, ``model_length``, ``block_size`` where the checkpoint does not say.
-        options, overrides: for the recipe, as `bd3cli.resolve.resolve` takes them.
+        options, overrides: for the recipe, as `bd3cli.recipes.resolve.resolve` takes them.
 
     Raises:
         InputError: it cannot be read, or does not fit its own description.

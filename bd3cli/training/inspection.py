@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bd3cli.config import Recipe
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.model import TransformerConfig
 from bd3cli.model.state import count_parameters, mismatches, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.model.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
+from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import Run, read_recipe
 from bd3cli.training.checkpoint import Checkpoint
 from bd3cli.training.checkpoints import CheckpointStore

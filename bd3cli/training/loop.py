@@ -22,7 +22,7 @@ from bd3cli.diffusion.batch import Batch, maskable
 from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
-from bd3cli.resolve import Resolved
+from bd3cli.recipes.resolve import Resolved
 from bd3cli.rng import STREAM_VERSION, seed_torch
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import accumulating, joined, whole

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from bd3cli.config import Recipe
 from bd3cli.diffusion.cross_entropy import GROUP, SLICE_BYTES, slice_rows
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.recipes.settings import Recipe
 from bd3cli.training.distributed import Group
 from bd3cli.training.reporter import Reporter
 

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from bd3cli.config import Recipe, TrainConfig
+from bd3cli.recipes.settings import Recipe, TrainConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> AdamW:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bd3cli.config import Recipe
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.plugins import require_used
-from bd3cli.resolve import Resolved, layered
+from bd3cli.recipes.resolve import Resolved, layered
+from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import read_recipe
 from bd3cli.training.record import RunDirectory
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
-from bd3cli.config import Recipe, trackers
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood
 from bd3cli.hashing import digest
-from bd3cli.resolve import Resolved
+from bd3cli.recipes.resolve import Resolved
+from bd3cli.recipes.settings import Recipe, trackers
 from bd3cli.training.record import RunDirectory
 from bd3cli.training.reporter import Reporter
 

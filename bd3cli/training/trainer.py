@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from bd3cli.attention import choose_backend
-from bd3cli.config import Recipe
 from bd3cli.data import PackedSplit, Tokenizer, load_split, load_tokenizer
 from bd3cli.device import Precision, choose_device, choose_precision
 from bd3cli.diffusion.batch import Batch, weighted_nll
@@ -19,6 +18,7 @@ from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.model.state import require_fit
+from bd3cli.recipes.settings import Recipe
 from bd3cli.rng import seed_torch
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bd3cli.config import DataConfig
 from bd3cli.data import list_datasets, load_split, resolve_documents
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 
 def test_pydocs_is_split_disjointly_and_wholly() -> None:
@@ -74,7 +74,8 @@ def test_pydocs_in_contexts() -> None:
 
 def test_pydocs_needs_neither_torch_nor_datasets(cache: Path) -> None:
     program = (
-        "import sys; from bd3cli.config import DataConfig; from bd3cli.data import load_split, list_datasets\n"
+        "import sys; from bd3cli.recipes.settings import DataConfig\n"
+        "from bd3cli.data import load_split, list_datasets\n"
         "list_datasets(); load_split(DataConfig(), 'validation', 64)\n"
         "print([m for m in ('torch', 'datasets', 'pandas', 'pyarrow', 'transformers') if m in sys.modules])"
     )

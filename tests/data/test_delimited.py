@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bd3cli.config import DataConfig
 from bd3cli.data import resolve_documents
 from bd3cli.data.delimited import DelimitedRows
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 VALUE = st.text(st.sampled_from("ab ,;\t\"'\n\r\\é日|"), max_size=8)
 

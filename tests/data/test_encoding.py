@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from bd3cli.config import DataConfig
 from bd3cli.data import encoding, load_split, runs_of_space, tokenizers
 from bd3cli.data.encoding import encode_documents
 from bd3cli.data.runs_of_space import long_runs
@@ -22,6 +21,7 @@ from bd3cli.data.spans import Spans
 from bd3cli.data.tiktoken_files import CL100K_PATTERN
 from bd3cli.data.tokenizers import TiktokenTokenizer, Tokenizer, load_tokenizer
 from bd3cli.errors import InputError, RunError
+from bd3cli.recipes.settings import DataConfig
 
 O200K_LIKE = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 WHITESPACE = [b"\n\n", b"  ", b" \n", b"\n ", b" \n ", b"\n\n\n", b".\n", b"\na", b" a", b"\n a", b"/\n"]

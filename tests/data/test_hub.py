@@ -14,9 +14,9 @@ import datasets
 import huggingface_hub
 import pytest
 
-from bd3cli.config import DataConfig
 from bd3cli.data import corpora, hub_libraries, load_split, network, resolve_documents
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 Served = dict[str, dict[str, list[dict[str, Any]]]]
 

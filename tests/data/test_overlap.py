@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bd3cli.config import DataConfig
 from bd3cli.data import overlap_of_splits
 from bd3cli.data.documents import Documents, Mapped
 from bd3cli.data.overlap import RUN, measure_overlap
 from bd3cli.data.spans import Spans
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 Corpus = Callable[..., list[str]]
 TEXTS = st.lists(st.text("ab\U0010fffe", max_size=12), max_size=6)

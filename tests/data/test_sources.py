@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bd3cli.config import DataConfig
 from bd3cli.data import load_split, load_tokenizer, resolve_documents
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 Corpus = Callable[..., list[str]]
 

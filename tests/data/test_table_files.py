@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bd3cli.config import DataConfig
 from bd3cli.data import json_rows, load_split, resolve_documents, tabular
 from bd3cli.data.json_rows import JsonRows
 from bd3cli.data.saved import saved_files
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 TEXTS = [f"row {n} with some more words" for n in range(60)]
 

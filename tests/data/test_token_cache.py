@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bd3cli.config import DataConfig
 from bd3cli.data import PackedSplit, load_split, loading
 from bd3cli.data import cache as cache_module
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 TEXT = "".join(f"line {n} of a text that is long enough\n" for n in range(400))
 
@@ -232,7 +232,7 @@ def test_an_entry_in_a_directory_that_is_now_read_only_is_used(
 
 PROGRAM = """
 import json, sys, time
-from bd3cli.config import DataConfig
+from bd3cli.recipes.settings import DataConfig
 from bd3cli.data import load_split, loading
 encode = loading.encode_documents
 def slow(*args, **options):

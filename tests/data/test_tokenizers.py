@@ -16,11 +16,11 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bd3cli.config import DataConfig
 from bd3cli.data import load_split, load_tokenizer
 from bd3cli.data.tiktoken_files import PUBLIC_FILES, _is_cached
 from bd3cli.data.tokenizers import BytesTokenizer
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import DataConfig
 
 BYTES = BytesTokenizer()
 

@@ -16,7 +16,7 @@ from bd3cli.diffusion.batch import Batch
 from bd3cli.maskings import Drawn, Learner, MaskContext, Masking, MaskNoise, Observation, get_masking
 from bd3cli.maskings.adaptive import Adaptive, CountLearner, CountsFrom, bin_counts, count_bins
 from bd3cli.maskings.count import Count
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.rng import uniform
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_masking

@@ -30,7 +30,7 @@ QUICKLY = ("--sequences", 16, "--variance-batches", 2, "--json")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained under a schedule of the distribution bd3cli-fake 1.2, by now uninstalled; with its Var. NELBO."""
     from bd3cli.plugins import load_plugins
-    from bd3cli.resolve import resolve
+    from bd3cli.recipes.resolve import resolve
     from bd3cli.training.loop import train
 
     site, run = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("runs") / "run"

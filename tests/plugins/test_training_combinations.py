@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bd3cli.plugins import load_plugins
-from bd3cli.resolve import resolve
+from bd3cli.recipes.resolve import resolve
 from bd3cli.training.loop import train
 
 pytestmark = pytest.mark.slow

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from bd3cli.checks import training as before
-from bd3cli.config import ObjectiveConfig
+from bd3cli.recipes.resolve import resolve
+from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.reproduce.jobs import row_jobs
 from bd3cli.reproduce.scales import SCALES
 from bd3cli.reproduce.tables import load_table, table_names
-from bd3cli.resolve import resolve
 
 
 def objectives() -> list[ObjectiveConfig]:

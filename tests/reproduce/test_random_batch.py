@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bd3cli.config import ObjectiveConfig, Recipe
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.maskings import MaskNoise
+from bd3cli.recipes.settings import ObjectiveConfig, Recipe
 
 
 def batch(rows: int, length: int, family: str, **options: object):  # type: ignore[no-untyped-def]

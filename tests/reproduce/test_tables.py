@@ -7,12 +7,12 @@ import re
 import pytest
 
 from bd3cli.errors import InputError
+from bd3cli.recipes.resolve import resolve
 from bd3cli.reproduce.cells import Measurement, combine
 from bd3cli.reproduce.jobs import TrainJob, row_jobs, train_job
 from bd3cli.reproduce.scales import SCALES
 from bd3cli.reproduce.tables import Table, load_table, parse_claims, table_names
 from bd3cli.reproduce.tasks import Measuring, Text, Training, plan
-from bd3cli.resolve import resolve
 
 TEXTS = {"lm1b": Text("one"), "openwebtext": Text("another")}
 

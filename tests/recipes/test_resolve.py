@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bd3cli.config import Recipe
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
-from bd3cli.resolve import from_toml, known_keys, resolve, shipped_recipes, to_toml
+from bd3cli.recipes.resolve import from_toml, known_keys, resolve, shipped_recipes, to_toml
+from bd3cli.recipes.settings import Recipe
 
 
 def test_precedence_is_command_line_then_environment_then_recipe_then_default(tmp_path: Path) -> None:

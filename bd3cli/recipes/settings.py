@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bd3cli.clips import clip_grid
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.recipes.clips import clip_grid
 
 Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 TRACKERS = ("tensorboard", "wandb")

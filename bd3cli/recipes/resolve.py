@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bd3cli.config import SIZES, Recipe
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.recipes.settings import SIZES, Recipe
 from bd3cli.spec import coerce
 
 ENVIRONMENT_PREFIX = "BD3CLI_"

@@ -1,0 +1,1 @@
+"""Recipes: settings, where each value came from, and the recipes that ship."""
