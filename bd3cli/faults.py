@@ -12,12 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bd3cli.errors import BD3Error, InputError
-
-if TYPE_CHECKING:
-    from bd3cli.plugins import Plugins
 
 
 class PluginError(InputError):
@@ -130,11 +127,12 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def _loaded() -> Plugins | None:
+def _loaded() -> Any:
+    """The plugins, if any were loaded; looked up, since their room is above this module."""
     module = sys.modules.get("bd3cli.plugins")
     if module is None or not module.load_plugins.cache_info().currsize:
         return None
-    plugins: Plugins = module.load_plugins()
+    plugins: Any = module.load_plugins()
     return plugins
 
 

@@ -46,7 +46,7 @@ def new(
     json: JsonFlag = False,
 ) -> None:
     """Write a plugin that installs and passes its own tests: a schedule, a loss weight, tests, README."""
-    from bd3cli.scaffold import scaffold
+    from bd3cli.plugins.scaffold import scaffold
 
     folder = Path(f"bd3cli-{name}") if out is None else out
     files = scaffold(name, folder)

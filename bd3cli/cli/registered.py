@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bd3cli.checks.law import Law
     from bd3cli.curves import Panel
     from bd3cli.parameters import Parameter
-    from bd3cli.registry import Entry, Registry
+    from bd3cli.plugins.registry import Entry, Registry
 
 PointsOption = Annotated[
     str, typer.Option("--points", metavar="T,T,...", help="Times at which to show values, in [0, 1].")

@@ -15,4 +15,5 @@ def get_masking(spec: str) -> Masking:
     Raises:
         InputError: unknown masking or parameter, or a value the masking refuses.
     """
-    return load_plugins().maskings.make(spec)
+    masking: Masking = load_plugins().maskings.make(spec)
+    return masking

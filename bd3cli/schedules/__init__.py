@@ -18,4 +18,5 @@ def get_schedule(spec: str) -> NoiseSchedule:
     Raises:
         InputError: unknown schedule or parameter, or a value the schedule refuses.
     """
-    return load_plugins().schedules.make(spec)
+    schedule: NoiseSchedule = load_plugins().schedules.make(spec)
+    return schedule

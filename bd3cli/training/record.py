@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins, metadata_version
+from bd3cli.plugins.registry import Registry
 from bd3cli.recipes.resolve import Resolved, to_toml
-from bd3cli.registry import Registry
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.spec import parse_spec
 from bd3cli.version import __version__

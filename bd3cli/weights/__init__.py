@@ -15,4 +15,5 @@ def get_weight(spec: str) -> LossWeight:
     Raises:
         InputError: unknown weight or parameter, or a value the weight refuses.
     """
-    return load_plugins().weights.make(spec)
+    weight: LossWeight = load_plugins().weights.make(spec)
+    return weight

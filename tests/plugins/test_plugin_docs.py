@@ -12,7 +12,7 @@ import pytest
 from bd3cli import hookspecs
 from bd3cli.checks import masking, schedule, weight
 from bd3cli.plugins import load_plugins
-from bd3cli.registry import Entry
+from bd3cli.plugins.registry import Entry
 from bd3cli.schedules.base import NoiseSchedule
 from bd3cli.testing import assert_laws, check_schedule
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bd3cli.errors import InputError, RunError
 from bd3cli.plugins import load_plugins
-from bd3cli.registry import NAME
+from bd3cli.plugins.registry import NAME
 
 SUFFIX = ".in"  # so that no tool takes a template for code of this package
 

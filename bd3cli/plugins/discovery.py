@@ -8,19 +8,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
 from bd3cli import hookspecs
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.faults import Owner, describe, package_of, where
-from bd3cli.registry import Entry, Registry
-
-if TYPE_CHECKING:
-    from bd3cli.maskings import Masking
-    from bd3cli.schedules import NoiseSchedule
-    from bd3cli.weights import LossWeight
+from bd3cli.plugins.registry import Entry, Registry
 
 DISABLE_VARIABLE = "BD3CLI_DISABLE_PLUGINS"
 
@@ -45,13 +40,17 @@ class PluginRecord:
 
 @dataclass(frozen=True)
 class Plugins:
-    """The registries after discovery, and one record for each plugin."""
+    """The registries after discovery, and one record for each plugin.
 
-    schedules: Registry[NoiseSchedule] = field(
+    The base classes are named, not imported: they live above this module, with the functions that give an
+    instance its type (`bd3cli.schedules.get_schedule` and its like).
+    """
+
+    schedules: Registry[Any] = field(
         default_factory=lambda: Registry("noise schedule", "bd3cli.schedules:NoiseSchedule")
     )
-    weights: Registry[LossWeight] = field(default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight"))
-    maskings: Registry[Masking] = field(default_factory=lambda: Registry("masking", "bd3cli.maskings:Masking"))
+    weights: Registry[Any] = field(default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight"))
+    maskings: Registry[Any] = field(default_factory=lambda: Registry("masking", "bd3cli.maskings:Masking"))
     records: list[PluginRecord] = field(default_factory=list)
     modules: dict[str, Owner] = field(default_factory=dict)
 
@@ -86,7 +85,7 @@ class Plugins:
 @cache
 def load_plugins() -> Plugins:
     """Discover every plugin once: the built-in ones first, then entry points of the group ``bd3cli``."""
-    from bd3cli import builtin
+    from bd3cli.plugins import builtin
 
     plugins = Plugins()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
