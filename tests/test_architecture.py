@@ -90,12 +90,6 @@ CIRCLES: set[frozenset[str]] = {
     ),
     frozenset(
         {
-            "bd3cli.maskings.base",
-            "bd3cli.maskings.learning",
-        }
-    ),
-    frozenset(
-        {
             "bd3cli.reproduce.measures",
             "bd3cli.reproduce.sampled",
         }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise
-from bd3cli.maskings.learning import Drawn, Learner, Observation
+from bd3cli.maskings.base import Drawn, Learner, MaskContext, MaskDraw, Masking, MaskNoise, Observation
 from bd3cli.plugins import load_plugins
 
 __all__ = ["Drawn", "Learner", "MaskContext", "MaskDraw", "MaskNoise", "Masking", "Observation", "get_masking"]

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise
+from bd3cli.maskings.base import Learner, MaskContext, MaskDraw, Masking, MaskNoise, Observation
 from bd3cli.maskings.count import Count, subset_draw
-from bd3cli.maskings.learning import Learner, Observation
 from bd3cli.parameters import parameter
 
 EXACT_BINS = 8  # counts 1..8 have a bin each; above, bins grow in proportion to the count
