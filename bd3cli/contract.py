@@ -1,7 +1,7 @@
 """What a schedule, loss weight or masking must give back, seen to wherever a class of a plugin defines it.
 
 A wrong type or shape would otherwise surface far from its cause, as an error of whatever uses it. Values are the
-business of the laws (`bd3cli.checks`). Under torch.compile nothing is looked at.
+business of the laws (`bd3cli.testing`). Under torch.compile nothing is looked at.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bd3cli.checks.training import require_lawful
 from bd3cli.diffusion.batch import Batch, maskable
 from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
 from bd3cli.recipes.resolve import Resolved
 from bd3cli.rng import STREAM_VERSION, seed_torch
+from bd3cli.testing.training import require_lawful
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import accumulating, joined, whole
 from bd3cli.training.finetune import Start

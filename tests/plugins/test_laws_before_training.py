@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from bd3cli.checks import training as before
-from bd3cli.checks.masking import QUICK, check_masking
 from bd3cli.errors import InputError
 from bd3cli.plugins import load_plugins
 from bd3cli.recipes.resolve import resolve
 from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import check_schedule
+from bd3cli.testing import training as before
+from bd3cli.testing.masking import QUICK, check_masking
 from bd3cli.training.loop import train
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from bd3cli import hookspecs
-from bd3cli.checks import masking, schedule, weight
 from bd3cli.plugins import load_plugins
 from bd3cli.plugins.registry import Entry
 from bd3cli.schedules.base import NoiseSchedule
-from bd3cli.testing import assert_laws, check_schedule
+from bd3cli.testing import assert_laws, check_schedule, masking, schedule, weight
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TUTORIAL = (DOCS / "plugins.md").read_text(encoding="utf-8")

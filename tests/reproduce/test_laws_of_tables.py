@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from bd3cli.checks import training as before
 from bd3cli.recipes.resolve import resolve
 from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.reproduce.jobs import row_jobs
 from bd3cli.reproduce.scales import SCALES
 from bd3cli.reproduce.tables import load_table, table_names
+from bd3cli.testing import training as before
 
 
 def objectives() -> list[ObjectiveConfig]:

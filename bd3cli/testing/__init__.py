@@ -8,9 +8,9 @@ def test_laws():
 
 from __future__ import annotations
 
-from bd3cli.checks.law import Law, assert_laws
-from bd3cli.checks.masking import check_masking
-from bd3cli.checks.schedule import check_schedule
-from bd3cli.checks.weight import check_weight
+from bd3cli.testing.law import Law, assert_laws
+from bd3cli.testing.masking import check_masking
+from bd3cli.testing.schedule import check_schedule
+from bd3cli.testing.weight import check_weight
 
 __all__ = ["Law", "assert_laws", "check_masking", "check_schedule", "check_weight"]

@@ -16,12 +16,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from bd3cli.checks.law import Law, Laws, Outcome, run_laws
-from bd3cli.checks.tensors import pickles
 from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise, Observation
 from bd3cli.plain import from_plain, to_plain
 from bd3cli.rng import uniform
 from bd3cli.schedules.builtin import Square
+from bd3cli.testing.law import Law, Laws, Outcome, run_laws
+from bd3cli.testing.tensors import pickles
 
 BLOCK = 3
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bd3cli.checks import schedule as schedules
-from bd3cli.checks import weight as weights
-from bd3cli.checks.law import Law, run_laws
-from bd3cli.checks.masking import QUICK, check_masking
-from bd3cli.checks.schedule import check_schedule
-from bd3cli.checks.tensors import Functions, tensors
-from bd3cli.checks.weight import check_weight
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
 from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import NoiseSchedule, get_schedule
+from bd3cli.testing import schedule as schedules
+from bd3cli.testing import weight as weights
+from bd3cli.testing.law import Law, run_laws
+from bd3cli.testing.masking import QUICK, check_masking
+from bd3cli.testing.schedule import check_schedule
+from bd3cli.testing.tensors import Functions, tensors
+from bd3cli.testing.weight import check_weight
 from bd3cli.weights import LossWeight, get_weight
 
 OF_SCHEDULES = {name for name, _ in schedules.LAWS} - {"compile", "inverse", "tensors"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bd3cli.checks.law import Outcome
+from bd3cli.testing.law import Outcome
 
 Functions = Mapping[str, Callable[[Tensor], Tensor]]
 SAME = 1e-9

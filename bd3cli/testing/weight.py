@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from bd3cli.checks.grid import times
-from bd3cli.checks.law import Law, Outcome, run_laws
-from bd3cli.checks.tensors import compiles, elementwise, pickles, tensors
 from bd3cli.schedules.base import NoiseSchedule
 from bd3cli.schedules.builtin import Cosine, LogLinear, Square, SquareRoot
+from bd3cli.testing.grid import times
+from bd3cli.testing.law import Law, Outcome, run_laws
+from bd3cli.testing.tensors import compiles, elementwise, pickles, tensors
 from bd3cli.weights.base import LossWeight
 
 SCHEDULES: tuple[NoiseSchedule, ...] = (LogLinear(), Square(), SquareRoot(), Cosine())

@@ -12,11 +12,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from bd3cli.checks.grid import rates, times
-from bd3cli.checks.invariance import invariance
-from bd3cli.checks.law import Law, Laws, Outcome, run_laws
-from bd3cli.checks.tensors import Functions, compiles, elementwise, pickles, tensors
 from bd3cli.schedules.base import NoiseSchedule
+from bd3cli.testing.grid import rates, times
+from bd3cli.testing.invariance import invariance
+from bd3cli.testing.law import Law, Laws, Outcome, run_laws
+from bd3cli.testing.tensors import Functions, compiles, elementwise, pickles, tensors
 
 EXACT = 1e-12
 RELATIVE = 1e-9
