@@ -26,7 +26,7 @@ from torch import Tensor
 from bd3cli.attention import local
 from bd3cli.attention.merged import lse_dtype
 from bd3cli.attention.plan import BlockPlan
-from bd3cli.attention.runs import Runs, halves
+from bd3cli.attention.strides import Runs, halves
 
 WIDEST_LOCAL = 64
 """Blocks up to this size are split into causal calls and a local remainder, wider ones by halves."""

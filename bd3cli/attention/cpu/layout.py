@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.attention.plan import HIDDEN, BlockPlan
-from bd3cli.attention.runs import Runs, halves
+from bd3cli.attention.strides import Runs, halves
 
 
 @dataclass(frozen=True)
