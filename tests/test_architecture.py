@@ -71,13 +71,6 @@ VIOLATIONS: set[tuple[str, str]] = {
 CIRCLES: set[frozenset[str]] = {
     frozenset(
         {
-            "bd3cli.data.hf_tokenizers",
-            "bd3cli.data.id_tokenizer",
-            "bd3cli.data.tokenizers",
-        }
-    ),
-    frozenset(
-        {
             "bd3cli.evaluation",
             "bd3cli.evaluation.zero_shot",
             "bd3cli.runs",

@@ -17,7 +17,8 @@ from bd3cli.data.loading import PackedSplit, load_split
 from bd3cli.data.overlap import overlap_of_splits
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import Split
-from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
+from bd3cli.data.tokenizers.base import Tokenizer
+from bd3cli.data.tokenizers.load import load_tokenizer
 
 if TYPE_CHECKING:
     from bd3cli.recipes.settings import DataConfig

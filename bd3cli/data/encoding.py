@@ -18,7 +18,8 @@ import numpy.typing as npt
 from bd3cli.data.detokenizers import Detokenizer, get_detokenizer
 from bd3cli.data.documents import Documents
 from bd3cli.data.packing import IdArray, Piece
-from bd3cli.data.tokenizers import Tokenizer, load_tokenizer
+from bd3cli.data.tokenizers.base import Tokenizer
+from bd3cli.data.tokenizers.load import load_tokenizer
 from bd3cli.errors import InputError, RunError
 
 Batch: TypeAlias = list[tuple[str, bool]]  # texts, each with whether a document ends with it

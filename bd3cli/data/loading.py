@@ -14,7 +14,8 @@ from bd3cli.data.encoding import encode_documents
 from bd3cli.data.packing import Block, Layout, Piece, pack
 from bd3cli.data.sources import resolve
 from bd3cli.data.splits import SPLITS, Split
-from bd3cli.data.tokenizers import TextError, Tokenizer, load_tokenizer
+from bd3cli.data.tokenizers.base import TextError, Tokenizer
+from bd3cli.data.tokenizers.load import load_tokenizer
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.hashing import digest
 

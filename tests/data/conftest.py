@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bd3cli.data.cache import writable_directory
-from bd3cli.data.tokenizers import load_tokenizer
+from bd3cli.data.tokenizers.load import load_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, whatever the machine has."""
-    for module in ("hub_libraries", "tiktoken_files"):
+    for module in ("hub_libraries", "tokenizers.files"):
         monkeypatch.setattr(f"bd3cli.data.{module}.reachable", lambda url: False)
 
 

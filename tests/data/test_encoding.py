@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from bd3cli.data import encoding, load_split, runs_of_space, tokenizers
+from bd3cli.data import encoding, load_split, runs_of_space
 from bd3cli.data.encoding import encode_documents
 from bd3cli.data.runs_of_space import long_runs
 from bd3cli.data.spans import Spans
-from bd3cli.data.tiktoken_files import CL100K_PATTERN
-from bd3cli.data.tokenizers import TiktokenTokenizer, Tokenizer, load_tokenizer
+from bd3cli.data.tokenizers.base import Tokenizer, native
+from bd3cli.data.tokenizers.files import CL100K_PATTERN
+from bd3cli.data.tokenizers.load import load_tokenizer
+from bd3cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from bd3cli.errors import InputError, RunError
 from bd3cli.recipes.settings import DataConfig
 
@@ -164,7 +166,7 @@ def test_long_runs_are_found_wherever_they_are(monkeypatch: pytest.MonkeyPatch) 
 def test_runs_on_which_tiktoken_panics_are_encoded(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokenizers, "is_openai", lambda _: True)
+    monkeypatch.setattr("bd3cli.data.tokenizers.tiktoken.is_openai", lambda _: True)
     end = len(SPACE_RANKS)
     tokenizer = TiktokenTokenizer("e", encoding_of(PATTERNS[name]), bos_id=end, eos_id=end)
     for run in (" " * 1_050_000, " \n" + "\t" * 1_050_000):
@@ -199,7 +201,7 @@ def test_a_panic_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_interruption_is_no_panic() -> None:
-    with pytest.raises(KeyboardInterrupt), tokenizers.native("gpt2", "text"):
+    with pytest.raises(KeyboardInterrupt), native("gpt2", "text"):
         raise KeyboardInterrupt
 
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bd3cli.data import load_split, load_tokenizer
-from bd3cli.data.tiktoken_files import PUBLIC_FILES, _is_cached
-from bd3cli.data.tokenizers import BytesTokenizer
+from bd3cli.data.tokenizers.files import PUBLIC_FILES, _is_cached
+from bd3cli.data.tokenizers.tiktoken import BytesTokenizer
 from bd3cli.errors import InputError
 from bd3cli.recipes.settings import DataConfig
 
@@ -114,7 +114,9 @@ def test_a_file_does_not_hide_an_encoding(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("gpt2", "bytes", "other"):
         (tmp_path / name).write_text("not ranks")
     asked: list[str] = []
-    monkeypatch.setattr("bd3cli.data.tokenizers.load_encoding", lambda name: (asked.append(name), BYTES._encoding)[1])
+    monkeypatch.setattr(
+        "bd3cli.data.tokenizers.load.load_encoding", lambda name: (asked.append(name), BYTES._encoding)[1]
+    )
     with pytest.raises(InputError, match=r"no <\|endoftext\|> token"):
         load_tokenizer("gpt2")
     assert asked == ["gpt2"]

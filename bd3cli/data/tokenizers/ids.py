@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bd3cli.data.tokenizers import IdArray, TextError, Tokenizer
+from bd3cli.data.tokenizers.base import IdArray, TextError, Tokenizer
 from bd3cli.errors import InputError
 from bd3cli.hashing import digest
 

@@ -12,7 +12,7 @@ import numpy as np
 from bd3cli.data.files import exists
 from bd3cli.data.hub_libraries import brief, hub_access, no_network
 from bd3cli.data.packing import IdArray
-from bd3cli.data.tokenizers import Tokenizer, native, valid_unicode
+from bd3cli.data.tokenizers.base import Tokenizer, native, valid_unicode
 from bd3cli.errors import InputError
 
 
