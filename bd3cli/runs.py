@@ -20,13 +20,13 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.evaluation.likelihood import Progress
 from bd3cli.model import Transformer, TransformerConfig, evaluating, load_tensors
-from bd3cli.model.upstream import is_upstream, load_upstream
+from bd3cli.model.config import network_config
+from bd3cli.model.formats.upstream import is_upstream, load_upstream
 from bd3cli.recipes.resolve import from_toml
 from bd3cli.recipes.settings import Recipe
 from bd3cli.sampling.stopping import StopRule, entropy_rule
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECIPE, RunDirectory
-from bd3cli.training.trainer import network_config
 
 
 @dataclass(frozen=True)

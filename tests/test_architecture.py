@@ -74,10 +74,6 @@ CIRCLES: set[frozenset[str]] = {
             "bd3cli.evaluation",
             "bd3cli.evaluation.zero_shot",
             "bd3cli.runs",
-            "bd3cli.training.clip_search",
-            "bd3cli.training.memory",
-            "bd3cli.training.reporter",
-            "bd3cli.training.trainer",
         }
     ),
     frozenset(
@@ -91,6 +87,12 @@ CIRCLES: set[frozenset[str]] = {
             "bd3cli.schedules.clip",
             "bd3cli.weights",
             "bd3cli.weights.normalise",
+        }
+    ),
+    frozenset(
+        {
+            "bd3cli.training.clip_search",
+            "bd3cli.training.trainer",
         }
     ),
     frozenset(

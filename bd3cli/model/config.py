@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bd3cli.data import Tokenizer
 from bd3cli.errors import InputError
+from bd3cli.recipes.settings import Recipe
 
 Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 
@@ -78,3 +80,20 @@ class TransformerConfig:
 
 def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def network_config(recipe: Recipe, tokenizer: Tokenizer) -> TransformerConfig:
+    m = recipe.model
+    return TransformerConfig(
+        family=recipe.objective.family,
+        vocab_size=tokenizer.vocab_size,
+        mask_id=tokenizer.mask_id,
+        length=m.length,
+        block_size=recipe.block_size,
+        hidden_size=m.hidden_size,
+        blocks=m.blocks,
+        heads=m.heads,
+        cond_dim=m.cond_dim,
+        dropout=m.dropout,
+        time_conditioning=recipe.time_conditioning,
+    )

@@ -13,9 +13,10 @@ from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.maskings import get_masking
 from bd3cli.model import TransformerConfig
+from bd3cli.model.config import network_config
 from bd3cli.model.convert import starting_weights
+from bd3cli.model.formats.upstream import is_upstream
 from bd3cli.model.state import require_fit, weights_sha256
-from bd3cli.model.upstream import is_upstream
 from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve
 from bd3cli.recipes.settings import ObjectiveConfig
@@ -23,7 +24,7 @@ from bd3cli.runs import read_recipe
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.record import RECORD, RunDirectory
-from bd3cli.training.trainer import Trainer, network_config
+from bd3cli.training.trainer import Trainer
 
 Weights = Literal["averaged", "raw"]
 READ_BY_SCHEDULES = tuple(

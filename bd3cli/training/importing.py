@@ -12,16 +12,16 @@ from torch import Tensor
 
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
-from bd3cli.model.lightning import described, measured, read_lightning
+from bd3cli.model.config import network_config
+from bd3cli.model.formats.lightning import described, measured, read_lightning
+from bd3cli.model.formats.upstream import WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
 from bd3cli.model.names import CLIP
 from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
-from bd3cli.model.upstream import WEIGHTS, is_upstream, network_tensors, read_upstream, upstream_config
 from bd3cli.recipes.resolve import Resolved, resolve
 from bd3cli.training.checkpoint import file_sha256
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RunDirectory, new_record
-from bd3cli.training.trainer import network_config
 
 TOKENIZERS = {50258: "gpt2", 30522: "hf:bert-base-uncased", 259: "bytes"}
 RECIPES = {"gpt2": "owt", "hf:bert-base-uncased": "lm1b"}  # the data of the paper's models, by their tokenizer

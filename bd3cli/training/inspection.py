@@ -13,15 +13,15 @@ from torch import Tensor
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
 from bd3cli.model import TransformerConfig
+from bd3cli.model.config import network_config
+from bd3cli.model.formats.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
 from bd3cli.model.state import count_parameters, mismatches, weights_sha256
 from bd3cli.model.transformer import expected_tensors
-from bd3cli.model.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import Run, read_recipe
 from bd3cli.training.checkpoint import Checkpoint
 from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.record import RECORD, RunDirectory
-from bd3cli.training.trainer import network_config
 
 Weights = Literal["averaged", "raw"]
 TOLERANCE = 1e-4  # nats a token, of a validation repeated on other hardware

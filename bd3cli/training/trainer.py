@@ -16,7 +16,8 @@ from bd3cli.device import Precision, choose_device, choose_precision
 from bd3cli.diffusion.batch import Batch, weighted_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
-from bd3cli.model import Transformer, TransformerConfig
+from bd3cli.model import Transformer
+from bd3cli.model.config import network_config
 from bd3cli.model.state import require_fit
 from bd3cli.recipes.settings import Recipe
 from bd3cli.rng import seed_torch
@@ -197,23 +198,6 @@ def refuse_unshareable(recipe: Recipe, group: Group) -> None:
             f"train.batch_size {recipe.train.batch_size} cannot be shared evenly by {group.size} processes. "
             f"Choose a multiple of {group.size}, or another --nproc-per-node."
         )
-
-
-def network_config(recipe: Recipe, tokenizer: Tokenizer) -> TransformerConfig:
-    m = recipe.model
-    return TransformerConfig(
-        family=recipe.objective.family,
-        vocab_size=tokenizer.vocab_size,
-        mask_id=tokenizer.mask_id,
-        length=m.length,
-        block_size=recipe.block_size,
-        hidden_size=m.hidden_size,
-        blocks=m.blocks,
-        heads=m.heads,
-        cond_dim=m.cond_dim,
-        dropout=m.dropout,
-        time_conditioning=recipe.time_conditioning,
-    )
 
 
 def token_counts(split: PackedSplit, vocab_size: int) -> Tensor:

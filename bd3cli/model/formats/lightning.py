@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from bd3cli.errors import InputError
+from bd3cli.model.formats.pickled import Inert, load_pickled
+from bd3cli.model.formats.upstream import FAMILIES
 from bd3cli.model.names import PREFIX, published_names
-from bd3cli.model.pickled import Inert, load_pickled
 from bd3cli.model.state import BUFFERS
-from bd3cli.model.upstream import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LightningCheckpoint:
 
 
 def read_lightning(path: Path) -> LightningCheckpoint:
-    """Read a ``.ckpt``; whatever is no tensor or container stays inert, see `bd3cli.model.pickled`.
+    """Read a ``.ckpt``; whatever is no tensor or container stays inert, see `bd3cli.model.formats.pickled`.
 
     Raises:
         InputError: not such a file, or its average does not fit its weights.

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import bd3cli
 from bd3cli.errors import InputError
 from bd3cli.model import load_tensors
+from bd3cli.model.formats.upstream import load_upstream
 from bd3cli.model.state import weights_sha256
-from bd3cli.model.upstream import load_upstream
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bd3cli.errors import InputError
-from bd3cli.model.pickled import Inert, load_pickled
+from bd3cli.model.formats.pickled import Inert, load_pickled
 
 
 @pytest.mark.parametrize("zipped", [True, False])
