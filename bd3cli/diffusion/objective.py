@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from bd3cli.diffusion.batch import Batch, autoregressive_batch, maskable, masked_batch
+from bd3cli.diffusion.combinations import (
+    refuse_ignored,
+    refuse_impossible,
+    weight_normaliser,
+)
 from bd3cli.diffusion.conditioning import sequence_sigma
-from bd3cli.errors import InputError
 from bd3cli.maskings import Drawn, MaskContext, Masking, MaskNoise, get_masking
-from bd3cli.maskings.bernoulli import require_attainable
 from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.schedules import NoiseSchedule, get_schedule
-from bd3cli.schedules.clip import require_trainable, require_trainable_counts
-from bd3cli.weights import LossWeight, get_weight, weight_normaliser
+from bd3cli.weights import LossWeight, get_weight
 
 
 @dataclass(frozen=True)
@@ -108,43 +110,3 @@ def random_weight(noise: MaskNoise) -> Tensor:
     of the difference to block diffusion is not the size of its batches (Arriola et al. 2025, section 4.1).
     """
     return 2.0 * (noise.position < noise.time)
-
-
-def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
-    """A schedule, clip or resampling that the masking would not read is an error, not an option without effect.
-
-    Raises:
-        InputError: naming the option and the masking that reads it.
-    """
-    if masking.uses_schedule:
-        return
-    default = ObjectiveConfig()
-    for key in ("schedule", "clip", "clip_search", "resample"):
-        value = getattr(config, key)
-        if value != getattr(default, key):
-            raise InputError(
-                f"objective.{key} {value!r} has no effect with masking {config.masking!r}, which draws no time. "
-                "Use --masking bernoulli, or leave it out."
-            )
-
-
-def refuse_impossible(
-    config: ObjectiveConfig, masking: Masking, schedule: NoiseSchedule, weight: LossWeight, block_size: int
-) -> None:
-    """Combinations that cannot be trained.
-
-    Raises:
-        InputError: with the reason.
-    """
-    if not masking.uses_schedule:
-        require_trainable_counts(weight, block_size)
-        return
-    only = schedule.only_block_size
-    if only is not None and block_size != only:
-        raise InputError(
-            f"Schedule {config.schedule!r} is defined for block size {only} only, where it is exactly the "
-            f"autoregressive loss; this recipe has {block_size}. Choose another schedule or --block-size {only}."
-        )
-    require_trainable(schedule, weight, config.clip)
-    if config.clip is not None and config.resample:
-        require_attainable(block_size, config.clip)

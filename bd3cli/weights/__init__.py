@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bd3cli.plugins import load_plugins
 from bd3cli.weights.base import LossWeight
-from bd3cli.weights.normalise import weight_normaliser
 
-__all__ = ["LossWeight", "get_weight", "weight_normaliser"]
+__all__ = ["LossWeight", "get_weight"]
 
 
 def get_weight(spec: str) -> LossWeight:

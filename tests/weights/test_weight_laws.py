@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bd3cli.diffusion.combinations import weight_normaliser
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_weight
-from bd3cli.weights import LossWeight, get_weight, weight_normaliser
+from bd3cli.weights import LossWeight, get_weight
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bd3cli.diffusion.combinations import weight_normaliser
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_weight
-from bd3cli.weights import LossWeight, get_weight, weight_normaliser
+from bd3cli.weights import LossWeight, get_weight
 from bd3cli_reweighting.lambdas import EDM, FlowMatching, Sigmoid
 from bd3cli_reweighting.simple import Simple
 

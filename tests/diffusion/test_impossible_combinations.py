@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bd3cli.diffusion.combinations import require_trainable, require_trainable_counts
 from bd3cli.errors import InputError
 from bd3cli.schedules import NoiseSchedule, get_schedule
-from bd3cli.schedules.clip import require_interval, require_trainable, require_trainable_counts, time_interval
+from bd3cli.schedules.clip import require_interval, time_interval
 from bd3cli.weights import LossWeight, get_weight
 
 
