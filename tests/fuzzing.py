@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from bd3cli.training.checkpoint import file_sha256
+from bd3cli.runs.checkpoint import file_sha256
 
 Case = tuple[str, list[str]]
 SECTIONS = {

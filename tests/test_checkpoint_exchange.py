@@ -18,10 +18,10 @@ import bd3cli
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer
 from bd3cli.model.state import count_parameters, weights_sha256
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.importing import download, import_checkpoint
 from bd3cli.training.inspection import verify
-from bd3cli.training.record import RunDirectory
 
 FAMILIES = ["ar", "sedd", "mdlm", "bd3lm"]
 

@@ -17,9 +17,9 @@ from bd3cli.evaluation.variance import Spread
 from bd3cli.model.state import weights_sha256
 from bd3cli.recipes.clips import clip_grid
 from bd3cli.recipes.resolve import resolve
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.loop import step_data, train
-from bd3cli.training.record import RunDirectory
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe
 from bd3cli.training.trainer import prepare

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from bd3cli.errors import InputError
 from bd3cli.recipes.resolve import resolve
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.training.distributed import Group, choose_parallel, joined
 from bd3cli.training.loop import step_data, train
 from bd3cli.training.reporter import Silent

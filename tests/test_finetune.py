@@ -17,10 +17,10 @@ from bd3cli.model import Transformer, TransformerConfig, load_tensors
 from bd3cli.model.convert import starting_weights
 from bd3cli.model.state import weights_sha256
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve, shipped_recipes
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.finetune import finetune_recipe, load_start
 from bd3cli.training.loop import train
-from bd3cli.training.record import RunDirectory
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe
 from bd3cli.training.trainer import prepare

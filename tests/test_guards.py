@@ -18,10 +18,10 @@ from bd3cli.cli.recipe_options import seconds
 from bd3cli.errors import InputError, RunError
 from bd3cli.model.state import weights_sha256
 from bd3cli.recipes.resolve import resolve
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.guards import Guard
 from bd3cli.training.loop import optimizer_step, step_data, train
-from bd3cli.training.record import RunDirectory
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe
 from bd3cli.training.trainer import Trainer, prepare

@@ -14,8 +14,8 @@ import torch
 from bd3cli.errors import InputError, RunError
 from bd3cli.plain import from_plain, to_plain
 from bd3cli.recipes.resolve import resolve
-from bd3cli.training.checkpoint import Checkpoint, file_sha256
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoint import Checkpoint, file_sha256
+from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.training.loop import train
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from bd3cli.model.state import weights_sha256
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
 
 KILLS = int(os.environ.get("KILLS", "30"))
 SETTINGS = (

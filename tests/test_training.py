@@ -19,11 +19,11 @@ from bd3cli.maskings import MaskNoise
 from bd3cli.model.state import weights_sha256
 from bd3cli.recipes.resolve import resolve
 from bd3cli.recipes.settings import TrainConfig
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.batches import DataOrder
-from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.loop import optimizer_step, step_data, train
 from bd3cli.training.optimizer import make_average
-from bd3cli.training.record import RunDirectory
 from bd3cli.training.reporter import Silent
 from bd3cli.training.resume import resume_recipe
 from bd3cli.training.trainer import prepare
@@ -279,7 +279,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypat
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bd3cli.training.checkpoints.torch.save", full)
+    monkeypatch.setattr("bd3cli.runs.checkpoints.torch.save", full)
     with pytest.raises(RunError, match=r"No space left on device.*step-00000001 is intact"):
         store.save(2, {"w": torch.zeros(1)}, None, {}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

@@ -12,7 +12,7 @@ import fuzzing
 import pytest
 
 from bd3cli.model.state import weights_sha256
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
 
 
 def cases(number: int, folder: Path, run: Path) -> list[fuzzing.Case]:
@@ -77,8 +77,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(cli, tmp_path: Path, two_che
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> Path:
     """A run that was about to finish: checkpoints of steps 6 and 8."""
     from bd3cli.recipes.resolve import resolve
+    from bd3cli.runs.directory import RunDirectory
     from bd3cli.training.loop import train
-    from bd3cli.training.record import RunDirectory
 
     folder = tmp_path_factory.mktemp("runs") / "two"
     small = ("model.hidden_size=32", "train.validate_sequences=4", "train.checkpoint_every=2", "train.steps=8")

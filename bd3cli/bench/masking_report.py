@@ -14,7 +14,7 @@ import numpy as np
 
 from bd3cli.bench.maskings import TEST, Comparison, Entry, entries, read_comparison
 from bd3cli.evaluation.intervals import mean_of
-from bd3cli.training.record import METRICS, RunDirectory
+from bd3cli.runs.directory import METRICS, RunDirectory
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # [V] steps, masked tokens and bits per byte of each validation
 

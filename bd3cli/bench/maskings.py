@@ -22,9 +22,9 @@ from bd3cli.errors import InputError
 from bd3cli.recipes.resolve import Resolved, known_keys, layered
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RECORD, RunDirectory
 from bd3cli.training.loop import train
-from bd3cli.training.record import RECORD, RunDirectory
 from bd3cli.training.reporter import Reporter
 from bd3cli.training.resume import resume_recipe
 

@@ -135,8 +135,8 @@ def _finish(result: TrainResult, json: bool) -> None:
 
 def _sample(run: Run) -> str:
     """A sample of the context's length, saved in the run directory."""
+    from bd3cli.runs.directory import RunDirectory
     from bd3cli.sampling import generate, make_request
-    from bd3cli.training.record import RunDirectory
 
     assert run.tokenizer is not None
     assert run.recipe is not None

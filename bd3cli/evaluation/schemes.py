@@ -21,7 +21,7 @@ from bd3cli.model import Transformer, evaluating
 from bd3cli.plugins import require_used
 from bd3cli.recipes.settings import ObjectiveConfig, Recipe
 from bd3cli.rng import permutation
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.trainer import token_counts
 

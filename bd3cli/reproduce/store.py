@@ -14,7 +14,7 @@ from bd3cli.hashing import digest
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.rng import STREAM_VERSION
-from bd3cli.training.record import RECORD, RunDirectory
+from bd3cli.runs.directory import RECORD, RunDirectory
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve
 from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.runs import read_recipe
-from bd3cli.training.checkpoints import CheckpointStore
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RECORD, RunDirectory
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights
-from bd3cli.training.record import RECORD, RunDirectory
 from bd3cli.training.trainer import Trainer
 
 Weights = Literal["averaged", "raw"]

@@ -14,8 +14,8 @@ from bd3cli.errors import RunError
 from bd3cli.training.distributed import whole
 
 if TYPE_CHECKING:
+    from bd3cli.runs.directory import RunDirectory
     from bd3cli.training.loop import StepData
-    from bd3cli.training.record import RunDirectory
     from bd3cli.training.reporter import Reporter
     from bd3cli.training.trainer import Trainer
 

@@ -19,9 +19,9 @@ from bd3cli.model.names import CLIP
 from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.recipes.resolve import Resolved, resolve
-from bd3cli.training.checkpoint import file_sha256
-from bd3cli.training.checkpoints import CheckpointStore
-from bd3cli.training.record import RunDirectory, new_record
+from bd3cli.runs.checkpoint import file_sha256
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory, new_record
 
 TOKENIZERS = {50258: "gpt2", 30522: "hf:bert-base-uncased", 259: "bytes"}
 RECIPES = {"gpt2": "owt", "hf:bert-base-uncased": "lm1b"}  # the data of the paper's models, by their tokenizer

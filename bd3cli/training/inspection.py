@@ -19,9 +19,9 @@ from bd3cli.model.state import count_parameters, mismatches, weights_sha256
 from bd3cli.model.transformer import expected_tensors
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import Run, read_recipe
-from bd3cli.training.checkpoint import Checkpoint
-from bd3cli.training.checkpoints import CheckpointStore
-from bd3cli.training.record import RECORD, RunDirectory
+from bd3cli.runs.checkpoint import Checkpoint
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RECORD, RunDirectory
 
 Weights = Literal["averaged", "raw"]
 TOLERANCE = 1e-4  # nats a token, of a validation repeated on other hardware

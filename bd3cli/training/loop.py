@@ -23,13 +23,13 @@ from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
 from bd3cli.recipes.resolve import Resolved
 from bd3cli.rng import STREAM_VERSION, seed_torch
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RunDirectory, new_record
 from bd3cli.testing.training import require_lawful
-from bd3cli.training.checkpoints import CheckpointStore
 from bd3cli.training.distributed import accumulating, joined, whole
 from bd3cli.training.finetune import Start
 from bd3cli.training.guards import Guard
 from bd3cli.training.prefetch import prefetch
-from bd3cli.training.record import RunDirectory, new_record
 from bd3cli.training.reporter import Reporter, Silent
 from bd3cli.training.resume import check_horizon_unchanged, consequences
 from bd3cli.training.stopping import stop_requests

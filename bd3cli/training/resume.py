@@ -17,7 +17,7 @@ from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, layered
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import read_recipe
-from bd3cli.training.record import RunDirectory
+from bd3cli.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from bd3cli.training.trainer import Trainer

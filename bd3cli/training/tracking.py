@@ -12,7 +12,7 @@ from bd3cli.evaluation import Likelihood
 from bd3cli.hashing import digest
 from bd3cli.recipes.resolve import Resolved
 from bd3cli.recipes.settings import Recipe, trackers
-from bd3cli.training.record import RunDirectory
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.training.reporter import Reporter
 
 MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}

@@ -21,9 +21,9 @@ from bd3cli.model.config import network_config
 from bd3cli.model.state import require_fit
 from bd3cli.recipes.settings import Recipe
 from bd3cli.rng import seed_torch
+from bd3cli.runs.checkpoint import Checkpoint
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
-from bd3cli.training.checkpoint import Checkpoint
 from bd3cli.training.clip_search import ClipSearch
 from bd3cli.training.distributed import (
     Group,

@@ -236,7 +236,7 @@ def test_bits_per_byte_counts_all_nats_and_only_real_bytes(trained: Path) -> Non
 def test_nothing_of_the_training_objective_reaches_evaluation(trained: Path) -> None:
     """The same weights under another schedule, clip, masking and loss weight: not one bit changes."""
     from bd3cli.recipes.resolve import from_toml, to_toml
-    from bd3cli.training.record import RECIPE
+    from bd3cli.runs.directory import RECIPE
 
     before = bd3cli.load(str(trained))
     first = before.evaluate(before.split("validation"), sequences=32)

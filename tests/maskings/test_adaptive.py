@@ -18,11 +18,11 @@ from bd3cli.maskings.adaptive import Adaptive, CountLearner, CountsFrom, bin_cou
 from bd3cli.maskings.count import Count
 from bd3cli.recipes.resolve import resolve
 from bd3cli.rng import uniform
+from bd3cli.runs.directory import RunDirectory
 from bd3cli.schedules import get_schedule
 from bd3cli.testing import assert_laws, check_masking
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.loop import train
-from bd3cli.training.record import RunDirectory
 
 
 def seen(n: int, mean: Callable[[torch.Tensor], torch.Tensor], draws: int = 40_000, factor: float = 1.0) -> Observation:

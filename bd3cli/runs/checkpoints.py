@@ -24,16 +24,7 @@ from torch import Tensor
 
 from bd3cli.errors import InputError, RunError
 from bd3cli.plain import to_plain
-from bd3cli.training.checkpoint import (
-    AVERAGE,
-    MODEL,
-    OPTIMIZER,
-    PROGRESS,
-    STATE,
-    Checkpoint,
-    file_sha256,
-    reason_of,
-)
+from bd3cli.runs.checkpoint import AVERAGE, MODEL, OPTIMIZER, PROGRESS, STATE, Checkpoint, file_sha256, reason_of
 
 T = TypeVar("T")
 NAME = re.compile(r"step-\d{8}")

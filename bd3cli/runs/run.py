@@ -24,9 +24,9 @@ from bd3cli.model.config import network_config
 from bd3cli.model.formats.upstream import is_upstream, load_upstream
 from bd3cli.recipes.resolve import from_toml
 from bd3cli.recipes.settings import Recipe
+from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.directory import RECIPE, RunDirectory
 from bd3cli.sampling.stopping import StopRule, entropy_rule
-from bd3cli.training.checkpoints import CheckpointStore
-from bd3cli.training.record import RECIPE, RunDirectory
 
 
 @dataclass(frozen=True)
