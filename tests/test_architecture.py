@@ -80,18 +80,6 @@ CIRCLES: set[frozenset[str]] = {
             "bd3cli.reproduce.sampled",
         }
     ),
-    frozenset(
-        {
-            "bd3cli.training.clip_search",
-            "bd3cli.training.trainer",
-        }
-    ),
-    frozenset(
-        {
-            "bd3cli.training.guards",
-            "bd3cli.training.loop",
-        }
-    ),
 }
 
 # All that a plugin may import: the modules that docs/plugins.md and docs/api.md document.

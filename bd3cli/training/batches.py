@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bd3cli.diffusion.batch import Batch
 from bd3cli.rng import permutation
 
 
@@ -37,3 +38,18 @@ class DataOrder:
             self._order = permutation(self.total, self.seed, "order", epoch)
             self._epoch = epoch
         return int(self._order[offset])
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one step trains on.
+
+    Attributes:
+        indices: sequences of the whole batch, in order; each process has consecutive ones.
+        predicted: tokens the whole batch predicts, which the loss is divided by.
+        batches: one for each micro-batch of this process.
+    """
+
+    indices: list[int]
+    predicted: int
+    batches: list[Batch]

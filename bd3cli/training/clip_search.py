@@ -7,15 +7,16 @@ the search's whole state; with `fix` there is no search, and nothing that could 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bd3cli.data import PackedSplit
 from bd3cli.diffusion.objective import Objective
 from bd3cli.evaluation.clip_search import Tried, least, try_clips
 from bd3cli.evaluation.variance import Batches
+from bd3cli.model import Transformer
 from bd3cli.recipes.clips import Interval, clip_grid
-
-if TYPE_CHECKING:
-    from bd3cli.training.trainer import Trainer
+from bd3cli.recipes.settings import Recipe
+from bd3cli.training.distributed import Group
 
 READY_AFTER = 1  # steps prepared ahead when a validation ends
 
@@ -48,15 +49,14 @@ class ClipSearch:
                 return self._objectives[tuple(entry["clip"])]
         return self._first
 
-    def look(self, trainer: Trainer) -> None:
-        """Try the grid with the trainer's averaged weights, and choose. All processes must do so together."""
-        recipe, group = trainer.recipe, trainer.group
-        model, tried = trainer.evaluated(), []
+    def look(self, model: Transformer, split: PackedSplit, recipe: Recipe, step: int, group: Group) -> None:
+        """Try the grid with a network's weights after `step` steps, and choose. All processes must do so together."""
+        tried = []
         if group.leads:  # one process decides for all
-            split, count = trainer.validation, recipe.objective.clip_batches
-            batches = Batches.choose(split, list(range(len(split))), recipe.train.batch_size, count, recipe.eval.seed)
-            tried = try_clips(model, self._first, self.grid, batches, recipe.progress(trainer.step))
-        self.choose(trainer.step, group.from_leader(tried))
+            sequences, count = list(range(len(split))), recipe.objective.clip_batches
+            batches = Batches.choose(split, sequences, recipe.train.batch_size, count, recipe.eval.seed)
+            tried = try_clips(model, self._first, self.grid, batches, recipe.progress(step))
+        self.choose(step, group.from_leader(tried))
 
     def choose(self, step: int, tried: list[Tried]) -> None:
         """Note what was `tried` once `step` steps were done, and draw from the best interval soon after."""

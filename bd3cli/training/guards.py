@@ -15,7 +15,7 @@ from bd3cli.training.distributed import whole
 
 if TYPE_CHECKING:
     from bd3cli.runs.directory import RunDirectory
-    from bd3cli.training.loop import StepData
+    from bd3cli.training.batches import StepData
     from bd3cli.training.reporter import Reporter
     from bd3cli.training.trainer import Trainer
 

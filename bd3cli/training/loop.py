@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bd3cli.diffusion.batch import Batch, maskable
+from bd3cli.diffusion.batch import maskable
 from bd3cli.errors import BD3Error, InputError
 from bd3cli.evaluation import Likelihood, likelihood
 from bd3cli.maskings import MaskNoise
@@ -26,6 +26,7 @@ from bd3cli.rng import STREAM_VERSION, seed_torch
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RunDirectory, new_record
 from bd3cli.testing.training import require_lawful
+from bd3cli.training.batches import StepData
 from bd3cli.training.distributed import accumulating, joined, whole
 from bd3cli.training.finetune import Start
 from bd3cli.training.guards import Guard
@@ -195,7 +196,7 @@ def run_steps(
                 with throughput.paused():
                     validated = result = validate(trainer)
                     if trainer.search is not None and step % t.validate_every == 0:
-                        trainer.search.look(trainer)
+                        trainer.search.look(trainer.evaluated(), trainer.validation, trainer.recipe, step, group)
                     if group.leads:
                         row = {"step": step, "validation": validated.summary(), **progress(trainer, True)}
                         run.append_metrics(row)
@@ -211,21 +212,6 @@ def run_steps(
     if result is None:  # killed between its last checkpoint and the end
         result = validate(trainer)
     return TrainResult(run.path, "finished", trainer.step, None, result)
-
-
-@dataclass(frozen=True)
-class StepData:
-    """What one step trains on.
-
-    Attributes:
-        indices: sequences of the whole batch, in order; each process has consecutive ones.
-        predicted: tokens the whole batch predicts, which the loss is divided by.
-        batches: one for each micro-batch of this process.
-    """
-
-    indices: list[int]
-    predicted: int
-    batches: list[Batch]
 
 
 def step_data(trainer: Trainer, step: int) -> StepData:

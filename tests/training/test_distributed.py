@@ -8,10 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-import pair
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import pair
 
 from bd3cli.errors import InputError
 from bd3cli.recipes.resolve import resolve

@@ -9,10 +9,10 @@ import signal
 import time
 from pathlib import Path
 
-import pair
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import pair
 
 from bd3cli.model.state import weights_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
