@@ -9,9 +9,9 @@ from typing import Any
 
 from bd3cli.curves import Curve, Panel
 from bd3cli.errors import InputError
+from bd3cli.exchange.inspection import chain
 from bd3cli.recipes.resolve import known_keys
 from bd3cli.runs.directory import METRICS, RECORD, RunDirectory
-from bd3cli.training.inspection import chain
 
 IGNORED = ("name", "description")  # of no consequence for what was trained
 

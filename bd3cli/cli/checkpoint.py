@@ -40,8 +40,8 @@ def import_(
 
     Every tensor must be there, be expected and have the right shape. Pickles are read, never run.
     """
-    from bd3cli.training.importing import import_checkpoint
-    from bd3cli.training.inspection import describe, open_checkpoint
+    from bd3cli.exchange.importing import import_checkpoint
+    from bd3cli.exchange.inspection import describe, open_checkpoint
 
     told = {"model_type": family, "block_size": block_size, "model_length": length}
     run, notices = import_checkpoint(
@@ -69,7 +69,7 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write config.json and model.safetensors in the layout of the published models."""
-    from bd3cli.training.inspection import export as write
+    from bd3cli.exchange.inspection import export as write
 
     if weights not in ("averaged", "raw"):
         raise InputError(f"--weights must be averaged or raw, not {weights!r}.")
@@ -83,7 +83,7 @@ def export(
 @app.command()
 def show(run: RunArgument, checkpoint: CheckpointOption = "best", json: JsonFlag = False) -> None:
     """What a checkpoint is, and which runs it descends from."""
-    from bd3cli.training.inspection import describe, open_checkpoint
+    from bd3cli.exchange.inspection import describe, open_checkpoint
 
     shown = describe(open_checkpoint(run, checkpoint))
     if json:
@@ -113,7 +113,7 @@ def verify(
     json: JsonFlag = False,
 ) -> None:
     """Check files, names, shapes, types, values and the number of parameters; exit 1 when one fails."""
-    from bd3cli.training.inspection import verify as check
+    from bd3cli.exchange.inspection import verify as check
 
     checks = check(run, checkpoint, perplexity)
     ok = all(c.ok for c in checks)

@@ -46,8 +46,8 @@ def list_(
 @app.command()
 def show(run: RunArgument, json: JsonFlag = False) -> None:
     """What a run was asked to do, on what, and what came of it."""
+    from bd3cli.exchange.inspection import chain
     from bd3cli.history import read_history
-    from bd3cli.training.inspection import chain
 
     history = read_history(run)
     parents = list(chain(history.record))

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import bd3cli
 from bd3cli.errors import InputError
+from bd3cli.exchange.importing import download, import_checkpoint
+from bd3cli.exchange.inspection import verify
 from bd3cli.model import Transformer
 from bd3cli.model.state import count_parameters, weights_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RunDirectory
-from bd3cli.training.importing import download, import_checkpoint
-from bd3cli.training.inspection import verify
 
 FAMILIES = ["ar", "sedd", "mdlm", "bd3lm"]
 
@@ -88,7 +88,7 @@ def test_the_published_layout_goes_in_and_out_unchanged(make_model, tmp_path: Pa
 
 @pytest.mark.parametrize("golden", ["bd3lm-b4", "ar", "sedd"])
 def test_golden_directories_go_in_and_out_unchanged(shared_data: Path, tmp_path: Path, golden: str) -> None:
-    from bd3cli.training.inspection import export
+    from bd3cli.exchange.inspection import export
 
     source = shared_data / "golden" / golden
     run, notices = import_checkpoint(str(source), tmp_path / "run")
