@@ -7,10 +7,10 @@ from typing import Any
 
 from bd3cli.bench.timing import environment, threads
 from bd3cli.errors import InputError
-from bd3cli.evaluation.generative import Judge
 from bd3cli.runs import Run
 from bd3cli.sampling import SAMPLERS, Request, generate, make_request
 from bd3cli.sampling.registry import choose_sampler
+from bd3cli.studies.judges import Judge
 
 
 def sweep(

@@ -212,8 +212,8 @@ def _sweep(
 ) -> None:  # fmt: skip
     from bd3cli.bench.sample_sweep import sweep
     from bd3cli.errors import InputError
-    from bd3cli.evaluation.generative import load_judge
     from bd3cli.runs import Run
+    from bd3cli.studies.judges import load_judge
 
     if judge is None:
         raise InputError("A sweep needs a judge of quality. Add --judge RUN (an ar run, say) or --judge hf:NAME.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bd3cli.errors import IMPOSSIBLE_PATHS, InputError, RunError
 
 if TYPE_CHECKING:
-    from bd3cli.curves import Curve, Panel
+    from bd3cli.studies.curves import Curve, Panel
 
 MARKS = "●○×+▲△■□◆◇"
 COLOURS = ("cyan", "magenta", "yellow", "green", "red", "blue")

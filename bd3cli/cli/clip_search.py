@@ -32,10 +32,10 @@ def search(
     """
     from bd3cli.cli.data import check_split
     from bd3cli.evaluation.clip_search import least, try_clips
-    from bd3cli.evaluation.schemes import clip_objective, with_block_size
     from bd3cli.evaluation.variance import Batches
     from bd3cli.recipes.clips import clip_grid
     from bd3cli.runs import Run
+    from bd3cli.studies.variances import clip_objective, with_block_size
 
     grid = clip_grid(widths, step)
     run = with_block_size(Run.load(path, checkpoint=checkpoint), block_size)

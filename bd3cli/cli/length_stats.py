@@ -14,8 +14,8 @@ from bd3cli.cli.registered import PngOption
 if TYPE_CHECKING:
     import numpy as np
 
-    from bd3cli.evaluation.lengths import Lengths
     from bd3cli.runs import Run
+    from bd3cli.studies.lengths import Lengths
 
 BAR = 40  # columns of the longest bar
 
@@ -48,8 +48,8 @@ def length_stats(
     json: JsonFlag = False,
 ) -> None:  # fmt: skip
     """Lengths of the documents of data sets, and of variable-length samples of runs, in tokens of text."""
-    from bd3cli.evaluation.lengths import bins
     from bd3cli.runs import Run
+    from bd3cli.studies.lengths import bins
 
     runs = [Run.load(path, checkpoint=checkpoint) for path in run or []]
     rows = _of_data(data, runs, split, documents, tokenizer)
@@ -71,8 +71,8 @@ def _of_data(
     from bd3cli.cli.data import check_split
     from bd3cli.data import load_tokenizer, resolve_documents
     from bd3cli.data.splits import seeded_subset
-    from bd3cli.evaluation.lengths import document_lengths
     from bd3cli.recipes.settings import DataConfig
+    from bd3cli.studies.lengths import document_lengths
 
     own = {str(recipe.data): recipe.data for loaded in runs if (recipe := loaded.require_recipe())}
     configs = [DataConfig(name=name) for name in data] if data else [*own.values()] or [DataConfig()]
@@ -87,8 +87,8 @@ def _of_data(
 
 
 def _of_run(run: Run, num: int, max_length: int | None, nucleus: float, seed: int, batch_size: int) -> Lengths:
-    from bd3cli.evaluation.lengths import sample_lengths
     from bd3cli.sampling import Sample, generate, make_request
+    from bd3cli.studies.lengths import sample_lengths
 
     assert run.tokenizer is not None
     context = run.config.length
@@ -131,7 +131,7 @@ def _print_histogram(rows: list[Lengths], edges: np.ndarray) -> None:
 
 def _save_png(rows: list[Lengths], edges: np.ndarray, png: Path) -> None:
     from bd3cli.cli.chart import save_png
-    from bd3cli.curves import Curve, Panel
+    from bd3cli.studies.curves import Curve, Panel
 
     x = [float(e) for pair in pairwise(edges) for e in pair]
     curves = [Curve(row.name, x, [float(s) for s in row.histogram(edges) for _ in range(2)]) for row in rows]

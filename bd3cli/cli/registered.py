@@ -13,9 +13,9 @@ from bd3cli.cli.common import emit_json, print_table
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
-    from bd3cli.curves import Panel
     from bd3cli.parameters import Parameter
     from bd3cli.plugins.registry import Entry, Registry
+    from bd3cli.studies.curves import Panel
     from bd3cli.testing.law import Law
 
 PointsOption = Annotated[

@@ -10,7 +10,7 @@ import typer
 from bd3cli.cli.common import JsonFlag, RunArgument, emit_json, print_table
 
 if TYPE_CHECKING:
-    from bd3cli.history import History
+    from bd3cli.studies.history import History
 
 app = typer.Typer(help="Runs: which there are, how they went, how they differ.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def list_(
     json: JsonFlag = False,
 ) -> None:
     """Every run in a directory, with its state and best validation."""
-    from bd3cli.history import find_runs
+    from bd3cli.studies.history import find_runs
 
     rows = [history.summary() for history in find_runs(folder)]
     if json:
@@ -47,7 +47,7 @@ def list_(
 def show(run: RunArgument, json: JsonFlag = False) -> None:
     """What a run was asked to do, on what, and what came of it."""
     from bd3cli.exchange.inspection import chain
-    from bd3cli.history import read_history
+    from bd3cli.studies.history import read_history
 
     history = read_history(run)
     parents = list(chain(history.record))
@@ -86,7 +86,7 @@ def plot(
 ) -> None:
     """Training loss, validation and gradient norm of one or several runs against the step."""
     from bd3cli.cli.chart import print_panels, save_png
-    from bd3cli.history import panels, read_history
+    from bd3cli.studies.history import panels, read_history
 
     drawn = panels([read_history(run) for run in runs])
     if png is not None:
@@ -109,7 +109,7 @@ def compare(runs: RunsArgument, json: JsonFlag = False) -> None:
 
     For differences with an interval, on the same test sequences, use `bd3cli eval RUN...`.
     """
-    from bd3cli.history import differences, read_history
+    from bd3cli.studies.history import differences, read_history
 
     histories = [read_history(run) for run in runs]
     changed, rows = differences(histories), [history.summary() for history in histories]

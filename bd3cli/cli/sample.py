@@ -12,9 +12,9 @@ from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
 from bd3cli.cli.streams import reader_has_left
 
 if TYPE_CHECKING:
-    from bd3cli.evaluation.generative import GenerativePerplexity
     from bd3cli.runs import Run
     from bd3cli.sampling import Request, Sample, SampleSet, StopRule
+    from bd3cli.studies.judges import GenerativePerplexity
 
 JudgeOption = Annotated[
     str | None, typer.Option(help="Generative perplexity under another run, or hf:NAME.", metavar="RUN|hf:NAME")
@@ -80,9 +80,9 @@ def sample(
     Ctrl-C prints what is finished and exits with 130.
     """
     from bd3cli.errors import InputError
-    from bd3cli.evaluation.generative import load_judge
     from bd3cli.runs import Run
     from bd3cli.sampling import make_request
+    from bd3cli.studies.judges import load_judge
 
     run = Run.load(path, checkpoint=checkpoint, device=device)
     if run.tokenizer is None:

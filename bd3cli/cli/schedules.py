@@ -97,7 +97,7 @@ def check(schedules: Specs, json: JsonFlag = False) -> None:
 @app.command()
 def plot(schedules: Specs, png: PngOption = None, json: JsonFlag = False) -> None:
     """Draw mask probability, weight and distribution of mask rates; several schedules for comparison."""
-    from bd3cli.curves import schedule_panels
     from bd3cli.schedules import get_schedule
+    from bd3cli.studies.curves import schedule_panels
 
     draw(schedule_panels({spec: get_schedule(spec) for spec in schedules}), png, json)

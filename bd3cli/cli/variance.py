@@ -37,7 +37,7 @@ def variances(
     """
     from bd3cli.diffusion.scheme import parse_schemes
     from bd3cli.errors import InputError
-    from bd3cli.evaluation.schemes import measure_variances, own_variance
+    from bd3cli.studies.variances import measure_variances, own_variance
 
     recipe = run.recipe
     if batches == 0 and wanted is not None:

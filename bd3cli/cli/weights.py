@@ -110,8 +110,8 @@ def check(
 @app.command()
 def plot(weights: Specs, schedule: Schedule = "loglinear", png: PngOption = None, json: JsonFlag = False) -> None:
     """Draw loss weights against the mask rate; several for comparison."""
-    from bd3cli.curves import weight_panels
     from bd3cli.schedules import get_schedule
+    from bd3cli.studies.curves import weight_panels
     from bd3cli.weights import get_weight
 
     draw(weight_panels({spec: get_weight(spec) for spec in weights}, get_schedule(schedule)), png, json)

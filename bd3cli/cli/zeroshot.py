@@ -12,7 +12,7 @@ import typer
 from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, json_line, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from bd3cli.evaluation.zero_shot import ZeroShotRow
+    from bd3cli.studies.zero_shot import ZeroShotRow
 
 
 def zeroshot(
@@ -53,9 +53,9 @@ def zeroshot(
     A data set that cannot be had is listed as such, with the reason, and the others go on; the exit code is then 1.
     """
     from bd3cli.cli.data import check_split
-    from bd3cli.evaluation import zero_shot as library
     from bd3cli.rng import STREAM_VERSION
     from bd3cli.runs import Run
+    from bd3cli.studies import zero_shot as library
 
     chosen = check_split(split)
     wanted = library.targets(datasets.split(",") if datasets else None, parse_copies(data or []))

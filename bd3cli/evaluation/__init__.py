@@ -3,7 +3,6 @@
 from bd3cli.evaluation.compare import Paired, compare, compare_all, why_not_paired
 from bd3cli.evaluation.estimators import Estimator, make_estimator
 from bd3cli.evaluation.likelihood import Likelihood, likelihood
-from bd3cli.evaluation.zero_shot import zeroshot
 
 __all__ = [
     "Estimator",
@@ -14,5 +13,4 @@ __all__ = [
     "likelihood",
     "make_estimator",
     "why_not_paired",
-    "zeroshot",
 ]

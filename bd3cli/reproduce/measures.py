@@ -12,7 +12,6 @@ from bd3cli.data import PackedSplit, load_split
 from bd3cli.data.splits import Split
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood
-from bd3cli.evaluation.schemes import measure_variances, own_scheme
 from bd3cli.recipes.resolve import Resolved
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.corpora import Corpus
@@ -21,6 +20,7 @@ from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
 from bd3cli.runs import Run, read_recipe
+from bd3cli.studies.variances import measure_variances, own_scheme
 
 Measured = dict[str, Measurement]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bd3cli.data import load_tokenizer, resolve_documents
-from bd3cli.evaluation.generative import load_judge
-from bd3cli.evaluation.lengths import Lengths, document_lengths, sample_lengths
 from bd3cli.recipes.resolve import Resolved
 from bd3cli.reproduce.cells import Measurement
 from bd3cli.reproduce.tables import Table
 from bd3cli.runs import Run
 from bd3cli.sampling import SampleSet, generate, make_request
+from bd3cli.studies.judges import load_judge
+from bd3cli.studies.lengths import Lengths, document_lengths, sample_lengths
 
 if TYPE_CHECKING:
     from bd3cli.reproduce.measures import Context

@@ -133,7 +133,7 @@ def test_the_adapter_in_the_harness_itself(trained: Path, trained_ar: Path) -> N
     pytest.importorskip("lm_eval")
     from lm_eval.api.registry import get_model
 
-    from bd3cli.evaluation.harness import BD3LM
+    from bd3cli.studies.harness import BD3LM
 
     assert get_model("bd3cli") is BD3LM
     ar, block = BD3LM(bd3cli.load(str(trained_ar))), BD3LM(str(trained), draws=4)

@@ -251,7 +251,7 @@ def test_eval_shows_variances_of_what_it_is_asked(cli, trained: Path) -> None:
 
 def test_what_a_run_has_learned_is_what_is_measured(tmp_path: Path, quick: tuple[str, ...]) -> None:
     from bd3cli.diffusion.scheme import parse_scheme
-    from bd3cli.evaluation.schemes import run_objective
+    from bd3cli.studies.variances import run_objective
 
     overrides = [*quick, "objective.masking=adaptive", "train.steps=8", "train.validate_every=8"]
     train(resolve("tiny", overrides=overrides), tmp_path / "run")

@@ -16,9 +16,9 @@ import torch
 
 import bd3cli
 from bd3cli.data import load_tokenizer
-from bd3cli.evaluation.lengths import Lengths, bins, document_lengths
 from bd3cli.sampling import StopRule, generate, make_request
 from bd3cli.sampling.stopping import SHARE, UPSTREAM_NATS, WINDOW, entropy, entropy_rule
+from bd3cli.studies.lengths import Lengths, bins, document_lengths
 
 
 def test_a_sample_ends_with_its_first_eos_but_not_at_position_0() -> None:

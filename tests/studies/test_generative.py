@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bd3cli
-from bd3cli.evaluation.generative import HubJudge, RunJudge, load_judge, sliding_nats
 from bd3cli.sampling import generate, make_request
+from bd3cli.studies.judges import HubJudge, RunJudge, load_judge, sliding_nats
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bd3cli.curves import Curve, Panel
 from bd3cli.errors import InputError
 from bd3cli.exchange.inspection import chain
 from bd3cli.recipes.resolve import known_keys
 from bd3cli.runs.directory import METRICS, RECORD, RunDirectory
+from bd3cli.studies.curves import Curve, Panel
 
 IGNORED = ("name", "description")  # of no consequence for what was trained
 

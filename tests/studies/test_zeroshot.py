@@ -10,8 +10,8 @@ import pytest
 import bd3cli
 from bd3cli.data import hub
 from bd3cli.errors import InputError
-from bd3cli.evaluation.zero_shot import SUITE, Target, targets, zeroshot, zeroshot_config
 from bd3cli.recipes.settings import DataConfig
+from bd3cli.studies.zero_shot import SUITE, Target, targets, zeroshot, zeroshot_config
 
 SENTENCES = [f"The committee said on day {i} that nothing , so far , had changed ." for i in range(60)]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bd3cli.errors import InputError
-from bd3cli.history import find_runs, panels, read_history
 from bd3cli.recipes.resolve import resolve
+from bd3cli.studies.history import find_runs, panels, read_history
 from bd3cli.training.loop import train
 from bd3cli.training.reporter import Silent
 

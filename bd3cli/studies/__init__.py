@@ -1,0 +1,1 @@
+"""Questions about runs: other data sets, judges, variances, lengths, their history."""
