@@ -48,7 +48,7 @@ def attention(
     json: JsonFlag = False,
 ) -> None:
     """Forward and backward of one block attention, against the dense mask."""
-    from bd3cli.attention.bench import bench_attention, bench_growth
+    from bd3cli.bench.attention import bench_attention, bench_growth
 
     if lengths is not None:
         growth = bench_growth(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bd3cli.attention import block_attention, choose_backend
-from bd3cli.attention.bench import bench_attention, saved_bytes
+from bd3cli.bench.attention import bench_attention, saved_bytes
 
 pytestmark = pytest.mark.gpu
 FAST = ["xformers", "aten", "flex"]

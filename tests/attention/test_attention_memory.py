@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bd3cli.attention import block_attention
-from bd3cli.attention.bench import peak_memory, saved_bytes
+from bd3cli.bench.attention import peak_memory, saved_bytes
 
 
 @pytest.fixture(params=["cpu", "aten"])

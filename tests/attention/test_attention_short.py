@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bd3cli.attention import block_attention
-from bd3cli.attention.bench import saved_bytes
 from bd3cli.attention.cpu.short import short_layout
 from bd3cli.attention.plan import BlockPlan, dense_mask
+from bd3cli.bench.attention import saved_bytes
 
 
 @given(length=st.integers(1, 300), clean_queries=st.booleans(), data=st.data())

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bd3cli.attention.bench import bench_attention, bench_growth, peak_memory, saved_bytes
+from bd3cli.bench.attention import bench_attention, bench_growth, peak_memory, saved_bytes
 from bd3cli.errors import InputError
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from bd3cli.allocator import keep_freed_memory
 from bd3cli.attention.dispatch import block_attention, choose_backend
+from bd3cli.bench.allocator import keep_freed_memory
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError
 
