@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,15 @@ from bd3cli.data import PackedSplit, load_split
 from bd3cli.data.splits import Split
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood
-from bd3cli.recipes.resolve import Resolved
 from bd3cli.reproduce.cells import Measurement
+from bd3cli.reproduce.context import Context
 from bd3cli.reproduce.corpora import Corpus
 from bd3cli.reproduce.sampled import length_stats, sample_quality
-from bd3cli.reproduce.scales import Scale
-from bd3cli.reproduce.store import Store
 from bd3cli.reproduce.tables import Row, Table
 from bd3cli.runs import Run, read_recipe
 from bd3cli.studies.variances import measure_variances, own_scheme
 
 Measured = dict[str, Measurement]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What measuring needs besides the run.
-
-    Attributes:
-        corpus: the text behind a corpus name.
-        recipe: a recipe that reads the text behind a corpus name.
-        text: fingerprint of the training tokens behind a corpus name.
-    """
-
-    scale: Scale
-    store: Store
-    corpus: Callable[[str], Corpus]
-    recipe: Callable[[str], Resolved]
-    text: Callable[[str], str]
 
 
 def measure(table: Table, row: Row, runs: list[Path], judge: Path | None, seed: int, context: Context) -> Measured:

@@ -16,7 +16,7 @@ from bd3cli.studies.judges import load_judge
 from bd3cli.studies.lengths import Lengths, document_lengths, sample_lengths
 
 if TYPE_CHECKING:
-    from bd3cli.reproduce.measures import Context
+    from bd3cli.reproduce.context import Context
 
 NUCLEUS = 0.9  # of samples that are judged
 

@@ -13,6 +13,7 @@ from bd3cli.recipes.resolve import Resolved, known_keys, resolve
 from bd3cli.recipes.settings import Recipe
 from bd3cli.reproduce import measures
 from bd3cli.reproduce.cells import Measurement
+from bd3cli.reproduce.context import Context
 from bd3cli.reproduce.corpora import Corpus, find_corpus
 from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.reproduce.request import Interrupted, Request, Watch
@@ -34,7 +35,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.store = Store(self.request.out)
-        self.context = measures.Context(self.request.scale, self.store, self.corpus, self.recipe, self.text)
+        self.context = Context(self.request.scale, self.store, self.corpus, self.recipe, self.text)
 
     def prepare(self) -> None:
         """Write what several processes would write at once: slices of text that stand for corpora."""
