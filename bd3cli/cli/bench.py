@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from bd3cli.cli.bench_maskings import maskings
-from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, print_table
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.model.config import Family

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from bd3cli.cli import recipe_options as o
-from bd3cli.cli.common import JsonFlag, emit_json, notice, print_table
+from bd3cli.cli.common import JsonFlag, emit_json, notice
+from bd3cli.cli.view.tables import print_table
 
 ARMS = "loglinear;loglinear@paper;gaussian:mu=0.5;masking:count;masking:adaptive"
 
@@ -68,7 +69,7 @@ def _run(
     overrides: list[str] | None, **options: object,
 ) -> int | None:  # fmt: skip
     from bd3cli.bench.maskings import Comparison, run_comparison
-    from bd3cli.cli.progress import TrainingProgress
+    from bd3cli.cli.view.progress import TrainingProgress
     from bd3cli.errors import InputError
 
     try:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bd3cli.cli import recipe_options as o
-from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice, print_table
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice
+from bd3cli.cli.view.tables import print_table
 from bd3cli.errors import InputError
 
 app = typer.Typer(help="Checkpoints: in from elsewhere, out again, and whether they are whole.", no_args_is_help=True)

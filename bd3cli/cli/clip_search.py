@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, print_table, progress_bar
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, progress_bar
+from bd3cli.cli.view.tables import print_table
 
 
 def search(

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from bd3cli.cli import recipe_options as o
-from bd3cli.cli.common import JsonFlag, emit_json, print_table
+from bd3cli.cli.common import JsonFlag, emit_json
+from bd3cli.cli.view.tables import print_table
 
 app = typer.Typer(help="Recipes: the resolved values and where each came from.", no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bd3cli.cli.common import JsonFlag, emit_json, notice, print_table, progress_bar
+from bd3cli.cli.common import JsonFlag, emit_json, notice, progress_bar
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

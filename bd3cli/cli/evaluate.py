@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_notes, print_table, progress_bar
+from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_notes, progress_bar
 from bd3cli.cli.variance import VarianceBatches, VarianceOf, print_variances, variances
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit

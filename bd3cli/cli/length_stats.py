@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, notice, print_table, progress_bar
+from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, notice, progress_bar
 from bd3cli.cli.registered import PngOption
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,7 @@ def _print_histogram(rows: list[Lengths], edges: np.ndarray) -> None:
 
 
 def _save_png(rows: list[Lengths], edges: np.ndarray, png: Path) -> None:
-    from bd3cli.cli.chart import save_png
+    from bd3cli.cli.view.chart import save_png
     from bd3cli.studies.curves import Curve, Panel
 
     x = [float(e) for pair in pairwise(edges) for e in pair]

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bd3cli.cli.common import JsonFlag, emit_json, print_table
+from bd3cli.cli.common import JsonFlag, emit_json
+from bd3cli.cli.view.tables import print_table
 
 app = typer.Typer(help="Plugins: what is installed, what is broken, how to start one.", no_args_is_help=True)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import emit_json, print_table
+from bd3cli.cli.common import emit_json
+from bd3cli.cli.view.tables import print_table
 from bd3cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def report_laws(checked: Mapping[str, Sequence[Law]], json: bool) -> None:
 
 def draw(panels: Sequence[Panel], png: Path | None, json: bool) -> None:
     """Show panels in the terminal or as JSON, and as a PNG if asked for."""
-    from bd3cli.cli.chart import print_panels, save_png
+    from bd3cli.cli.view.chart import print_panels, save_png
 
     if png is not None:
         save_png(panels, png)

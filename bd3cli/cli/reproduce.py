@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from bd3cli.cli.common import JsonFlag, emit_json, notice, print_table
+from bd3cli.cli.common import JsonFlag, emit_json, notice
+from bd3cli.cli.view.tables import print_table
 from bd3cli.errors import InputError
 
 app = typer.Typer(help="The published tables, run again at a chosen scale, beside the published numbers.",
@@ -102,7 +103,7 @@ def run(
     chosen_scale = get_scale(scale)
     if scale == "smoke":
         refuse_ignored(scale, ["--data"] if data else [])
-    from bd3cli.cli.reproduction import ReproductionProgress
+    from bd3cli.cli.view.reproduction import ReproductionProgress
     from bd3cli.reproduce.plots import can_draw
     from bd3cli.reproduce.pool import default_jobs
     from bd3cli.reproduce.request import Request

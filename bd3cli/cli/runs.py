@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import JsonFlag, RunArgument, emit_json, print_table
+from bd3cli.cli.common import JsonFlag, RunArgument, emit_json
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.studies.history import History
@@ -85,7 +86,7 @@ def plot(
     json: JsonFlag = False,
 ) -> None:
     """Training loss, validation and gradient norm of one or several runs against the step."""
-    from bd3cli.cli.chart import print_panels, save_png
+    from bd3cli.cli.view.chart import print_panels, save_png
     from bd3cli.studies.history import panels, read_history
 
     drawn = panels([read_history(run) for run in runs])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice, print_table
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, notice
 from bd3cli.cli.streams import reader_has_left
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.runs import Run
@@ -127,7 +128,7 @@ def _generate(
     run: Run, request: Request, num: int, seed: int, batch_size: int, trace: Path | None, show: bool, json: bool
 ) -> SampleSet:
     """Generate, showing on the way what was asked for; texts are printed as they are finished."""
-    from bd3cli.cli.live import GrowingText, LivePanel, Trace, interruptions
+    from bd3cli.cli.view.live import GrowingText, LivePanel, Trace, interruptions
     from bd3cli.sampling import generate
     from bd3cli.sampling.stopping import WINDOW
 

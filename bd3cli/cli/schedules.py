@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bd3cli.cli.clip_search import search
-from bd3cli.cli.common import JsonFlag, emit_json, print_table
+from bd3cli.cli.common import JsonFlag, emit_json
 from bd3cli.cli.registered import (
     DEFAULT_POINTS,
     PngOption,
@@ -22,6 +22,7 @@ from bd3cli.cli.registered import (
     report_laws,
     summary,
 )
+from bd3cli.cli.view.tables import print_table
 
 app = typer.Typer(help="Noise schedules: what is installed, their values, laws and pictures.", no_args_is_help=True)
 app.command("search")(search)

@@ -80,7 +80,7 @@ def run_and_report(
     max_time: str | None = None,
 ) -> int:
     """Train with progress on stderr and the outcome on stdout; the exit code, which tells of a signal."""
-    from bd3cli.cli.progress import TrainingProgress
+    from bd3cli.cli.view.progress import TrainingProgress
     from bd3cli.training.loop import train as train_loop
 
     seconds = o.seconds(max_time)

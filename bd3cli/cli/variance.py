@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bd3cli.cli.common import notice, print_notes, print_table
+from bd3cli.cli.common import notice, print_notes
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit

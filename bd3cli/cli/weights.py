@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bd3cli.cli.common import JsonFlag, emit_json, print_table
+from bd3cli.cli.common import JsonFlag, emit_json
 from bd3cli.cli.registered import (
     DEFAULT_POINTS,
     PngOption,
@@ -21,6 +21,7 @@ from bd3cli.cli.registered import (
     report_laws,
     summary,
 )
+from bd3cli.cli.view.tables import print_table
 
 app = typer.Typer(
     help="Loss weights: what is installed, their values, laws and pictures. Evaluation never uses one.",

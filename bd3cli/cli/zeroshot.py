@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, json_line, print_table, progress_bar
+from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, json_line, progress_bar
+from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.studies.zero_shot import ZeroShotRow

@@ -8,8 +8,8 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
-import fuzzing
 import pytest
+from support import fuzzing
 
 from bd3cli.model.state import weights_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
