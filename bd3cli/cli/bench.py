@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from bd3cli.cli.bench_intervals import intervals
 from bd3cli.cli.bench_maskings import maskings
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
 from bd3cli.cli.view.tables import print_table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 app = typer.Typer(help="Ratios against reference ways of doing the same, in one process.", no_args_is_help=True)
 app.command("maskings")(maskings)
+app.command("intervals")(intervals)
 
 Length = Annotated[int, typer.Option(help="Context length.", min=2, metavar="L")]
 BlockSize = Annotated[int, typer.Option(help="Block size L'.", min=1, metavar="B")]
@@ -281,49 +283,6 @@ def evaluate(
                "below uniform by", "passes for 1% of ppl")  # fmt: skip
     print_table(columns, rows)
     print(f"\nRatios over seeds are themselves known to {100 * result['ratio_relative_error']:.0f}%.")
-    _print_environment(result)
-
-
-@app.command("intervals")
-def intervals(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    data: Annotated[str | None, typer.Option(metavar="D", help="Other text than the runs' own.")] = None,
-    windows: Annotated[str, typer.Option(help="Sequences in a window, comma-separated.", metavar="N,...")] = "256,1024",
-    batch_size: Annotated[int, typer.Option(help="Sequences a forward pass.", min=1, metavar="N")] = 64,
-    checkpoint: CheckpointOption = "best",
-    json: JsonFlag = False,
-) -> None:
-    """Coverage: how often the 95% interval of a stretch of text covers the value of the whole text."""
-    from bd3cli.bench.coverage import bench_intervals
-    from bd3cli.cli.evaluate import measure
-    from bd3cli.runs import Run
-
-    loaded = [Run.load(path, checkpoint=checkpoint) for path in runs]
-    results = [measure(run, run.split("test", data), batch_size=batch_size) for run in loaded]
-    result = bench_intervals([str(path) for path in runs], results, _integers(windows, "--windows"))
-    if json:
-        emit_json(result)
-        return
-    rows = [
-        (
-            row["name"],
-            row["window"],
-            row["windows"],
-            f"{row['effective_n']:.0f}",
-            f"{100 * row['covered']:.0f}%",
-            f"{100 * row['covered_if_independent']:.0f}%",
-            f"{row['width_over_independent']:.2f}",
-            f"{row['true_stderr_over_independent']:.2f}",
-            f"{100 * row['noted']:.0f}%",
-        )
-        for row in result["rows"]
-    ]
-    columns = ("value", "sequences", "windows", "n", "covered", "if independent", "width", "true error", "noted")
-    print_table(columns, rows)
-    print(
-        "\nn: independent sequences that would know as much, median; width and true error: times those of the interval "
-        "that takes sequences for independent; noted: windows whose interval says that it may be too narrow."
-    )
     _print_environment(result)
 
 
