@@ -6,7 +6,6 @@ business of the laws (`bd3cli.testing`). Under torch.compile nothing is looked a
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -92,10 +91,10 @@ def declared(instance: Any, base: type) -> None:
         raise PluginError(f"{name} of {whose} is {value!r}; it must be {kinds}{' or None' if default is None else ''}.")
 
 
-def fields_like(result: Any, shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
-    """The tensors of a dataclass: their shapes, bool for the one called `boolean`, floating-point for the others."""
-    for name in (field.name for field in dataclasses.fields(result)):
-        value, shape = getattr(result, name), shapes[name]
+def tensors_like(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
+    """Several tensors by name: their shapes, bool for the one called `boolean`, floating-point for the others."""
+    for name, shape in shapes.items():
+        value = values[name]
         if not isinstance(value, Tensor):
             return f"returned {kind_of(value)} as {name}; it must be a tensor of shape {list(shape)}"
         if tuple(value.shape) != shape:

@@ -31,7 +31,9 @@ class Slope(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, g): raise LookupError('no slope')
 def helper(x): return x[9]
-def draw(context, noise, **changes): return replace(get_masking('count').draw(noise, context), **changes)
+def draw(context, noise, mask=None, **changes):
+    good = get_masking('count').draw(noise, context)
+    return MaskDraw(good.mask if mask is None else mask, replace(good.noise, **changes))
 def C(): return get_masking('count')
 class Learner:
     refresh = 2
@@ -82,7 +84,7 @@ RAISES = [  # kind, body, before it, what marks the line, what is told
     ("schedule", P + "t\n    def __post_init__(self): raise BrokenPipeError(32)", "", "Error(32)", "BrokenPipeError"),
     ("schedule", P + "warnings.warn('odd') or t", "warnings.simplefilter('error')", "odd", "UserWarning: odd"),
     ("weight", W + "alpha[None][5]", "", "[5]", "IndexError"),
-    ("weight", W + "alpha\n    def scaled(self, w, a, s): open('/no/where')", "",
+    ("weight", W + "alpha\n    def scaled(self, noise): open('/no/where')", "",
      "/no/where", "FileNotFoundError: [Errno 2]"),
     ("masking", "    def draw(self, noise, context): assert context.block_size == 3", "", "assert", "AssertionError"),
     ("masking", OK_DRAW + "    def learner(self, block_size): return None.x", "", "None.x", "AttributeError"),
@@ -127,11 +129,13 @@ def test_an_exception_in_training_is_the_plugins(
         ("schedule", P + "t\n    sweeps = 1.5", "", "sweeps of X of bd3cli-fake 1.2 is 1.5; it must be int."),
         ("schedule", P + "t\n    k: 'Gone' = 1", "", "unreadable types: NameError: name 'Gone' is"),
         ("weight", W + "1", "", "weight returned an int; it must"),
-        ("weight", W + "alpha\n    def scaled(self, w, a, s): return w.sum()", "",
+        ("weight", W + "alpha\n    def scaled(self, noise): return noise.weight.sum()", "",
          "scaled returned float64[]"),
         ("masking", D + "None", "", "draw returned nothing; it must return a Mask"),
         ("masking", D + "draw(context, noise, weight=1.0)", "",
          "draw returned a float as weight"),
+        ("masking", D + "MaskDraw(context.maskable, noise.time)", "",
+         "draw returned a Tensor as noise; it must be a Noise"),
         ("masking", D + "draw(context, noise, rate=noise.position)", "",
          "draw returned rate of shape [4, 32], not [4, 8]"),
         ("masking", D + "draw(context, noise, mask=noise.position)", "",
