@@ -212,6 +212,46 @@ def test_a_value_the_class_refuses_is_the_users_and_says_where(install) -> None:
         get_schedule("cosine:eps=2")
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        ("schedule", "    def mask_prob(self): return 0.5",
+         "mask_prob of X of bd3cli-fake 1.2 takes (); it must take (t)"),
+        ("schedule", P + "t\n    def rate(self, t, dt): return t",
+         "rate of X of bd3cli-fake 1.2 takes (t, dt); it must take (t)"),
+        ("schedule", P + "t\n    def at_progress(self): return self", "takes (); it must take (fraction)"),
+        ("weight", "    def weight(self, alpha): return alpha", "takes (alpha); it must take (alpha, dalpha_dt)"),
+        ("weight", W + "alpha\n    def scaled(self, w, alpha, slope): return w",
+         "scaled of X of bd3cli-fake 1.2 takes (w, alpha, slope); it must take (noise)"),
+        ("masking", "    def draw(self, noise): return noise", "takes (noise); it must take (noise, context)"),
+        ("schedule", P + "t\n    def noise(self, t): return t", "noise of X of bd3cli-fake 1.2 is made of the other"),
+        ("schedule", P + "t\n    noise: float = 1.0", "noise of X of bd3cli-fake 1.2 is 1.0; it must stay a method:"),
+        ("schedule", P + "t\n    rate: float = 1.0", "rate of X of bd3cli-fake 1.2 is 1.0; it must stay a method:"),
+        ("weight", W + "alpha\n    scaled: bool = True", "scaled of X of bd3cli-fake 1.2 is True; it must stay"),
+        ("masking", D + "None\n    learner: int = 3", "learner of X of bd3cli-fake 1.2 is 3; it must stay a method:"),
+    ],
+)  # fmt: skip
+def test_a_method_of_another_form_is_refused_before_it_is_called(
+    install, cli, kind: str, body: str, told: str
+) -> None:
+    install("bd3cli-fake", "fake_faults", source(kind, body))
+    failed = cli(f"{kind}s", "check", "bad")
+    assert failed.code == 2
+    assert told in failed.err
+    assert "defect" not in failed.err
+
+
+@pytest.mark.parametrize("more", ["t, scale=2.0", "t, *rest", "*times", "t, **options"])
+def test_parameters_that_nobody_need_give_are_welcome(install, more: str) -> None:
+    import torch
+
+    name = more.split(",")[0].strip("*")
+    value = "times[0]" if name == "times" else "t"
+    install("bd3cli-fake", "fake_faults", source("schedule", f"    def mask_prob(self, {more}): return {value} * 1"))
+    half = torch.full((2,), 0.5)
+    assert torch.equal(get_schedule("bad").noise(half).mask_prob, half)
+
+
 def test_threads_keep_the_blame(install) -> None:
     install("bd3cli-fake", "fake_faults", source("masking", D + "noise.gone"))
     masking = get_masking("bad")
