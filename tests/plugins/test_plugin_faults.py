@@ -231,9 +231,7 @@ def test_a_value_the_class_refuses_is_the_users_and_says_where(install) -> None:
         ("masking", D + "None\n    learner: int = 3", "learner of X of bd3cli-fake 1.2 is 3; it must stay a method:"),
     ],
 )  # fmt: skip
-def test_a_method_of_another_form_is_refused_before_it_is_called(
-    install, cli, kind: str, body: str, told: str
-) -> None:
+def test_a_method_of_another_form_is_refused_before_it_is_called(install, cli, kind: str, body: str, told: str) -> None:
     install("bd3cli-fake", "fake_faults", source(kind, body))
     failed = cli(f"{kind}s", "check", "bad")
     assert failed.code == 2
