@@ -6,7 +6,6 @@ business of the laws (`bd3cli.testing`). Under torch.compile nothing is looked a
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -72,30 +71,57 @@ def like_input(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
 
 
 def declared(instance: Any, base: type) -> None:
-    """See to the types of the plain attributes that `base` declares with a value, such as ``floor``.
+    """See to what `base` declares: the form of its methods, and the types of plain attributes such as ``floor``.
 
     Raises:
-        PluginError: naming the attribute and its value.
+        PluginError: naming what is wrong, and how.
     """
+    owner = owner_of(type(instance).__module__)
+    whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
     for name, default in vars(base).items():
-        if name.startswith("_") or not (default is None or isinstance(default, (bool, int, float))):
+        if name.startswith("_"):
             continue
-        value = getattr(instance, name)
-        good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
-        if isinstance(default, float):
-            good = (int, float)
-        if (value is None and default is None) or type(value) in good:
-            continue
-        kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
-        owner = owner_of(type(instance).__module__)
-        whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
-        raise PluginError(f"{name} of {whose} is {value!r}; it must be {kinds}{' or None' if default is None else ''}.")
+        wrong = None
+        if isinstance(default, FunctionType):
+            wrong = _wrong_form(getattr(instance, name), default)
+        elif default is None or isinstance(default, (bool, int, float)):
+            wrong = _wrong_type(getattr(instance, name), default)
+        if wrong is not None:
+            raise PluginError(f"{name} of {whose} {wrong}.")
 
 
-def fields_like(result: Any, shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
-    """The tensors of a dataclass: their shapes, bool for the one called `boolean`, floating-point for the others."""
-    for name in (field.name for field in dataclasses.fields(result)):
-        value, shape = getattr(result, name), shapes[name]
+def _wrong_form(value: Any, method: FunctionType) -> str | None:
+    """What keeps `value` from being called as `method` of the base class is."""
+    if not callable(value):
+        return f"is {value!r}; it must stay a method: give the parameter another name"
+    if hasattr(method, "__final__") and getattr(value, "__func__", None) is not method:
+        return "is made of the other methods: override those, not it"
+    wanted = list(inspect.signature(method).parameters)[1:]
+    try:
+        found = inspect.signature(value)
+    except ValueError:  # of a function that is not written in Python
+        return None
+    try:
+        found.bind(*wanted)
+    except TypeError:
+        return f"takes ({', '.join(found.parameters)}); it must take ({', '.join(wanted)})"
+    return None
+
+
+def _wrong_type(value: Any, default: float | None) -> str | None:
+    good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
+    if isinstance(default, float):
+        good = (int, float)
+    if (value is None and default is None) or type(value) in good:
+        return None
+    kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
+    return f"is {value!r}; it must be {kinds}{' or None' if default is None else ''}"
+
+
+def tensors_like(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
+    """Several tensors by name: their shapes, bool for the one called `boolean`, floating-point for the others."""
+    for name, shape in shapes.items():
+        value = values[name]
         if not isinstance(value, Tensor):
             return f"returned {kind_of(value)} as {name}; it must be a tensor of shape {list(shape)}"
         if tuple(value.shape) != shape:

@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("ground",),
     ("recipes", "plugins"),
-    ("schedules", "weights"),
-    ("maskings", "attention", "data"),
+    ("schedules",),
+    ("weights", "maskings", "attention", "data"),
     ("testing", "model"),
     ("diffusion",),
     ("sampling", "evaluation"),

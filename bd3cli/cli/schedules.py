@@ -56,7 +56,8 @@ def show(schedule: Spec, points: PointsOption = DEFAULT_POINTS, json: JsonFlag =
     registry = load_plugins().schedules
     instance, entry = registry.make(schedule), registry.entry(parse_spec(schedule).name)
     t = torch.tensor(numbers(points), dtype=torch.float64)
-    columns = [x.tolist() for x in (t, instance.mask_prob(t), instance.rate(t), instance.weight(t))]
+    noise = instance.noise(t)
+    columns = [x.tolist() for x in (t, noise.mask_prob, noise.rate, noise.weight)]
     rows = [dict(zip(("t", "mask_prob", "rate", "weight"), row, strict=True)) for row in zip(*columns, strict=True)]
     parameters = describe_parameters(type(instance))
     if json:

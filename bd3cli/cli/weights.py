@@ -60,10 +60,10 @@ def show(
 
     registry = load_plugins().weights
     instance, entry = registry.make(weight), registry.entry(parse_spec(weight).name)
-    noise = get_schedule(schedule)
     t = torch.tensor(numbers(points), dtype=torch.float64)
-    alpha, slope, w = 1 - noise.mask_prob(t), -noise.rate(t), noise.weight(t)
-    columns = (t, alpha, instance.weight(alpha, slope), w, instance.scaled(w, alpha, slope))
+    noise = get_schedule(schedule).noise(t)
+    factor = instance.weight(noise.alpha, noise.dalpha_dt)
+    columns = (t, noise.alpha, factor, noise.weight, instance.scaled(noise))
     names = ("t", "alpha", "weight", "nelbo_weight", "product")
     rows = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
     parameters = describe_parameters(type(instance))

@@ -90,7 +90,7 @@ def masked_batch(
         x_0=tokens if block_size < length else None,
         index=row * length + column,
         target=tokens[row, column],
-        weight=draw.weight[row, column // block_size],
+        weight=draw.noise.weight[row, column // block_size],
         row=row,
         sigma=sigma,
     )

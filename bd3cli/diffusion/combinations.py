@@ -8,7 +8,7 @@ from bd3cli.errors import InputError
 from bd3cli.maskings import Masking
 from bd3cli.maskings.bernoulli import require_attainable
 from bd3cli.recipes.settings import ObjectiveConfig
-from bd3cli.schedules import NoiseSchedule
+from bd3cli.schedules import Noise, NoiseSchedule
 from bd3cli.schedules.clip import require_interval, time_interval
 from bd3cli.weights import LossWeight
 
@@ -75,16 +75,16 @@ def require_trainable(
     low, high = time_interval(now, clip)
     # Bernoulli masking draws t in (low, high]: the lower end itself, where a weight may be infinite, never occurs.
     t = low + (high - low) * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
-    p = now.mask_prob(t)
+    masks = now.mask_prob(t) > 0
     between = f"for t in [{low:g}, {high:g}]"
-    if not bool((p > 0).any()):
+    if not bool(masks.any()):
         raise InputError(f"{schedule} masks nothing {between}. Move objective.clip to later times.")
-    product = weight.scaled(now.weight(t), 1 - p, -now.rate(t))[p > 0]
+    product = weight.scaled(now.noise(t))[masks]
     bad = ~torch.isfinite(product) | (product < 0)
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         raise InputError(
-            f"The weight of {schedule} with {weight} is {product[i]:g} at t = {t[p > 0][i]:g}. "
+            f"The weight of {schedule} with {weight} is {product[i]:g} at t = {t[masks][i]:g}. "
             "Choose an objective.clip that avoids it, or another schedule or weight (see `bd3cli schedules check`)."
         )
     if not bool((product > 0).any()):
@@ -100,8 +100,7 @@ def require_trainable_counts(weight: LossWeight, block_size: int) -> None:
     Raises:
         InputError: the weight is not a finite number at some k / block_size, or zero at all of them.
     """
-    p = torch.arange(1, block_size + 1, dtype=torch.float64) / block_size
-    product = weight.scaled(1 / p, 1 - p, -torch.ones_like(p))
+    product = weight.scaled(_of_counts(block_size))
     if not bool(torch.isfinite(product).all()) or bool((product < 0).any()) or not bool((product > 0).any()):
         values = ", ".join(f"{x:g}" for x in product[:8].tolist())
         raise InputError(
@@ -142,12 +141,17 @@ def _over_times(weight: LossWeight, schedule: NoiseSchedule, clip: tuple[float, 
     from bd3cli.schedules.quadrature import refine
 
     t, dt = refine(schedule, *time_interval(schedule, clip)).nodes()
-    p, w = schedule.mask_prob(t), schedule.weight(t)
-    scaled = weight.scaled(w, 1 - p, -schedule.rate(t))
+    noise = schedule.noise(t)
+    p, w = noise.mask_prob, noise.weight
     inside = p > 0  # nothing is masked, and w may be infinite, where p = 0
-    return float((scaled * p * dt)[inside].sum() / (w * p * dt)[inside].sum())
+    return float((weight.scaled(noise) * p * dt)[inside].sum() / (w * p * dt)[inside].sum())
 
 
 def _over_counts(weight: LossWeight, block_size: int) -> float:
-    p = torch.arange(1, block_size + 1, dtype=torch.float64) / block_size
-    return float((weight.scaled(1 / p, 1 - p, -torch.ones_like(p)) * p).mean())
+    noise = _of_counts(block_size)
+    return float((weight.scaled(noise) * noise.mask_prob).mean())
+
+
+def _of_counts(block_size: int) -> Noise:
+    """The noise of each number of masked tokens, 1..block_size."""
+    return Noise.linear(torch.arange(1, block_size + 1, dtype=torch.float64) / block_size)

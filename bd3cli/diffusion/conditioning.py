@@ -42,5 +42,5 @@ def sequence_sigma(draw: MaskDraw, maskable: Tensor, u: Tensor, *, drew_time: bo
         drew_time: the masks come from a time, whose mask probability the draw holds; else it is drawn from `u`.
     """
     if drew_time:
-        return noise_level(draw.mask_prob.squeeze(1))
+        return noise_level(draw.noise.mask_prob.squeeze(1))
     return noise_level(posterior_mask_prob(draw.mask.sum(1), maskable.sum(1), u))

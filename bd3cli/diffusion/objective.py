@@ -90,12 +90,13 @@ class Objective:
             token_counts=self.token_counts,
         )
         draw = self.masking.draw(noise, context)
-        weight = self.weight.scaled(draw.weight, 1 - draw.mask_prob, -draw.rate) * self.scale
-        batch = masked_batch(tokens, valid, replace(draw, weight=weight), self.mask_id, self.block_size)
+        nelbo_weight, weight = draw.noise.weight, self.weight.scaled(draw.noise) * self.scale
+        weighted = replace(draw, noise=replace(draw.noise, weight=weight))
+        batch = masked_batch(tokens, valid, weighted, self.mask_id, self.block_size)
         drawn = Drawn(
             masked=context.blocks(draw.mask).sum(-1),
             maskable=context.blocks(context.maskable).sum(-1),
-            factor=torch.where(draw.weight > 0, weight / draw.weight, 0.0),
+            factor=torch.where(nelbo_weight > 0, weight / nelbo_weight, 0.0),
         )
         sigma = None
         if self.time_conditioning:

@@ -22,6 +22,7 @@ from bd3cli.errors import InputError
 from bd3cli.evaluation.estimators import make_estimator
 from bd3cli.maskings import MaskDraw
 from bd3cli.model import Transformer, evaluating
+from bd3cli.schedules import Noise
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def greedy_matches(model: Transformer, requests: Sequence[Request], bos_id: int,
             batch = autoregressive_batch(tokens, free)
         else:
             assert config.mask_id is not None
-            ones = torch.ones(len(tokens), config.length // config.block_size, dtype=torch.float64)
-            batch = masked_batch(tokens, valid, MaskDraw(free, ones, ones, ones), config.mask_id, config.block_size)
+            whole = Noise.linear(torch.ones(len(tokens), config.length // config.block_size, dtype=torch.float64))
+            batch = masked_batch(tokens, valid, MaskDraw(free, whole), config.mask_id, config.block_size)
         there = batch.to(device)
         with evaluating(model):
             logits = model.logits(model(there.x_t, there.x_0).flatten(0, 1)[there.index]).float()

@@ -21,6 +21,7 @@ from bd3cli.evaluation.subsets import spread
 from bd3cli.maskings import MaskDraw
 from bd3cli.maskings.base import lowest
 from bd3cli.rng import generator, stratified, uniform
+from bd3cli.schedules import Noise
 
 T_MIN = 1e-3  # smallest time of the `uniform` estimator, as in the paper's evaluation
 LARGEST_EXACT_BLOCK = 4
@@ -138,7 +139,7 @@ class Count:
             mask = lowest(keys[:, d].view(blocks.shape), k, blocks).flatten(1)
             rate = k / n.clamp_min(1).double()
             weight = torch.where(n > 0, 1 / rate, 0.0) / self.passes
-            out.append(MaskDraw(mask, weight, rate, torch.ones_like(rate)))
+            out.append(MaskDraw(mask, Noise.linear(rate, weight)))
         return out
 
 
@@ -162,7 +163,7 @@ class Uniform:
         for d in range(self.passes):
             t = T_MIN + (1 - T_MIN) * times[:, d]
             mask = (keys[:, d] < t.repeat_interleave(size, 1)) & maskable
-            out.append(MaskDraw(mask, 1 / (t * self.passes), t, torch.ones_like(t)))
+            out.append(MaskDraw(mask, Noise.linear(t, 1 / (t * self.passes))))
         return out
 
 
@@ -193,5 +194,5 @@ class Exact:
             weight = torch.where(fits, 1 / (k * subsets.clamp_min(1)), 0.0)
             mask = (fits.unsqueeze(-1) & pattern).flatten(1)
             rate = torch.full_like(weight, k / self.block_size)
-            out.append(MaskDraw(mask, weight, rate, torch.ones_like(rate)))
+            out.append(MaskDraw(mask, Noise.linear(rate, weight)))
         return out

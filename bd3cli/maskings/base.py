@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bd3cli.contract import fields_like, kind_of, see_to
+from bd3cli.contract import kind_of, see_to, tensors_like
 from bd3cli.parameters import check_ranges
 from bd3cli.rng import stratified, uniform
+from bd3cli.schedules.noise import Noise
 
 if TYPE_CHECKING:
     from bd3cli.schedules import NoiseSchedule
@@ -92,15 +93,12 @@ class MaskDraw:
 
     Attributes:
         mask: [B, L] bool, True where the token is masked and predicted.
-        weight: [B, N] float64; weight * (sum of -log p over a block's masked tokens) estimates its NELBO.
-        mask_prob: [B, N] mask probability the loss weight sees (alpha = 1 - mask_prob).
-        rate: [B, N] dp/dt at the same place.
+        noise: [B, N] float64; its weight * (sum of -log p over a block's masked tokens) estimates the block's NELBO,
+            and the loss weight is that of its mask probability and rate.
     """
 
     mask: Tensor
-    weight: Tensor
-    mask_prob: Tensor
-    rate: Tensor
+    noise: Noise
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,14 @@ def whole_draw(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
     """What is wrong with the type or the shapes of a draw, None if nothing is."""
     if not isinstance(result, MaskDraw):
         return f"returned {kind_of(result)}; it must return a MaskDraw"
+    noise: object = result.noise
+    if not isinstance(noise, Noise):
+        return f"returned {kind_of(noise)} as noise; it must be a Noise (of bd3cli.schedules)"
     context = next(each for each in arguments if isinstance(each, MaskContext))
     batch, length = context.tokens.shape
     blocks = (batch, length // context.block_size)
-    return fields_like(result, {"weight": blocks, "mask_prob": blocks, "rate": blocks, "mask": (batch, length)}, "mask")
+    shapes = {"mask": (batch, length), **dict.fromkeys(vars(noise), blocks)}
+    return tensors_like({"mask": result.mask, **vars(noise)}, shapes, "mask")
 
 
 def lowest(keys: Tensor, count: Tensor, maskable: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class Bernoulli(Masking):
         low, high = time_interval(schedule, context.clip)
         # (0, 1]: t = 0 is never drawn, where a weight may be infinite
         t = low + (high - low) * (1 - noise.time)
-        p = schedule.mask_prob(t)
+        drawn = schedule.noise(t)
+        p = drawn.mask_prob
         maskable = context.blocks(context.maskable)
         if context.resample and context.clip is not None:
             n = maskable.sum(-1)
@@ -31,7 +32,7 @@ class Bernoulli(Masking):
             mask = lowest(context.blocks(noise.position), k, maskable)
         else:
             mask = (context.blocks(noise.position) < p.unsqueeze(-1)) & maskable
-        return MaskDraw(mask=mask.flatten(1), weight=schedule.weight(t), mask_prob=p, rate=schedule.rate(t))
+        return MaskDraw(mask.flatten(1), drawn)
 
 
 def _count_within(u: Tensor, n: Tensor, p: Tensor, clip: tuple[float, float]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.maskings.base import MaskContext, MaskDraw, Masking, MaskNoise, lowest
+from bd3cli.schedules.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,6 @@ def subset_draw(k: Tensor, weight: Tensor, noise: MaskNoise, context: MaskContex
     Time is taken to be the mask rate, p(t) = t, so that a loss weight sees alpha = 1 - k/n and slope 1.
     """
     maskable = context.blocks(context.maskable)
+    mask = lowest(context.blocks(noise.position), k, maskable).flatten(1)
     rate = k / maskable.sum(-1).clamp_min(1).double()
-    return MaskDraw(
-        mask=lowest(context.blocks(noise.position), k, maskable).flatten(1),
-        weight=weight.masked_fill(k == 0, 0.0),
-        mask_prob=rate,
-        rate=torch.ones_like(rate),
-    )
+    return MaskDraw(mask, Noise.linear(rate, weight.masked_fill(k == 0, 0.0)))

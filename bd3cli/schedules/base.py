@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from bd3cli.contract import kind_of, like_input, see_to
 from bd3cli.parameters import check_ranges
+from bd3cli.schedules.noise import Noise
 
 if TYPE_CHECKING:
     from typing import Self
@@ -21,7 +22,7 @@ class NoiseSchedule:
 
     Subclass it as a frozen dataclass whose fields are the parameters, and write `mask_prob`. The rate p'
     comes from automatic differentiation unless `rate` is overridden, and the NELBO weight p'/p follows from
-    the two, so the weight cannot drift from the schedule.
+    the two, so the weight cannot drift from the schedule. Ask with `noise`, which gives all three together.
 
     Every method takes and returns a tensor of one floating-point dtype and shape, on one device. Training
     passes float64.
@@ -54,13 +55,21 @@ class NoiseSchedule:
 
     def rate(self, t: Tensor) -> Tensor:
         """dp/dt, same shape as `t`; by automatic differentiation of `mask_prob`."""
-        # Forward mode: unlike torch.autograd it also works under inference_mode and inside torch.compile.
-        slope: Tensor = torch.func.jvp(self.mask_prob, (t,), (torch.ones_like(t),))[1]
-        return slope.to(t.dtype)  # a 0-dimensional float32 would come back as float64
+        return self._differentiated(t)[1]
 
     def weight(self, t: Tensor) -> Tensor:
         """NELBO weight w(t) = p'(t) / (sweeps p(t)), the negative of the paper's alpha'/(1 - alpha)."""
-        return self.rate(t) / (self.sweeps * self.mask_prob(t))
+        return self._quotient(*self._mask_prob_and_rate(t))
+
+    @final
+    def noise(self, t: Tensor) -> Noise:
+        """Mask probability, rate and NELBO weight at `t`, from one evaluation of `mask_prob`.
+
+        Made of the methods above, those that a class overrides too; not to be overridden itself.
+        """
+        p, rate = self._mask_prob_and_rate(t)
+        derived = type(self).weight is NoiseSchedule.weight
+        return Noise(p, rate, self._quotient(p, rate) if derived else self.weight(t))
 
     def at_progress(self, fraction: float) -> Self:
         """The schedule to use once `fraction` in [0, 1] of the training steps are done; itself by default."""
@@ -80,6 +89,18 @@ class NoiseSchedule:
             below = self.mask_prob(middle.view(torch.float64)) < p.double()
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return high.view(torch.float64)
+
+    def _mask_prob_and_rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        derived = type(self).rate is NoiseSchedule.rate
+        return self._differentiated(t) if derived else (self.mask_prob(t), self.rate(t))
+
+    def _differentiated(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # Forward mode: unlike torch.autograd it also works under inference_mode and inside torch.compile.
+        both = torch.func.jvp(self.mask_prob, (t,), (torch.ones_like(t),))
+        return both[0], both[1].to(t.dtype)  # a 0-dimensional float32 would come back as float64
+
+    def _quotient(self, mask_prob: Tensor, rate: Tensor) -> Tensor:
+        return rate / (self.sweeps * mask_prob)
 
 
 def a_schedule(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:

@@ -58,9 +58,10 @@ def schedule_panels(schedules: Mapping[str, NoiseSchedule]) -> list[Panel]:
 def weight_panels(weights: Mapping[str, LossWeight], schedule: NoiseSchedule) -> list[Panel]:
     """Each weight, and its product with the NELBO weight, against the mask rate under `schedule`."""
     t = torch.linspace(0, 1, POINTS, dtype=torch.float64)[1:]
-    p, slope, w = schedule.mask_prob(t), schedule.rate(t), schedule.weight(t)
-    factors = [_curve(n, p, x.weight(1 - p, -slope)) for n, x in weights.items()]
-    products = [_curve(n, p, x.scaled(w, 1 - p, -slope) * p) for n, x in weights.items()]
+    noise = schedule.noise(t)
+    p = noise.mask_prob
+    factors = [_curve(n, p, x.weight(noise.alpha, noise.dalpha_dt)) for n, x in weights.items()]
+    products = [_curve(n, p, x.scaled(noise) * p) for n, x in weights.items()]
     return [
         Panel("loss weight", "mask rate p", "w_hat", factors),
         Panel("weight of a token's loss in an average batch", "mask rate p", "w w_hat p", products),

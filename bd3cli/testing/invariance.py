@@ -50,8 +50,9 @@ CURVES = (
 def nelbo(schedule: NoiseSchedule, curve: LossCurve, cells: Cells) -> float:
     """The schedule's NELBO under a loss curve, in nats a token, over the resolved `cells`."""
     t, dt = cells.nodes()
-    p = schedule.mask_prob(t)
-    wp = (schedule.weight(t) * p).masked_fill(p == 0, 0)  # w may be infinite where nothing is masked
+    noise = schedule.noise(t)
+    p = noise.mask_prob
+    wp = (noise.weight * p).masked_fill(p == 0, 0)  # w may be infinite where nothing is masked
     return float((wp * curve.loss(p) * dt).sum())
 
 

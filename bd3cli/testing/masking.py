@@ -20,6 +20,7 @@ from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise, Observati
 from bd3cli.plain import from_plain, to_plain
 from bd3cli.rng import uniform
 from bd3cli.schedules.builtin import Square
+from bd3cli.schedules.noise import Noise
 from bd3cli.testing.law import Law, Laws, Outcome, run_laws
 from bd3cli.testing.tensors import pickles
 
@@ -107,12 +108,8 @@ def shapes(masking: Masking) -> Outcome:
     draw = masking.draw(noise, given)
     batch, length = given.tokens.shape
     blocks = (batch, length // BLOCK)
-    for name, value, shape in (
-        ("mask", draw.mask, (batch, length)),
-        ("weight", draw.weight, blocks),
-        ("mask_prob", draw.mask_prob, blocks),
-        ("rate", draw.rate, blocks),
-    ):
+    noisy = {name: (value, blocks) for name, value in vars(draw.noise).items()}
+    for name, (value, shape) in {"mask": (draw.mask, (batch, length)), **noisy}.items():
         if tuple(value.shape) != shape:
             return False, f"{name} has shape {list(value.shape)}, not {list(shape)}."
     if draw.mask.dtype != torch.bool:
@@ -132,13 +129,13 @@ def given(masking: Masking) -> Outcome:
 def finite(masking: Masking) -> Outcome:
     noise, around = some()
     draw = masking.draw(noise, around)
-    for name, value in (("weight", draw.weight), ("mask_prob", draw.mask_prob), ("rate", draw.rate)):
+    for name, value in vars(draw.noise).items():
         bad = ~torch.isfinite(value) | (value < 0)
         if bool(bad.any()):
             row, block = bad.nonzero()[0].tolist()
             n = int(around.blocks(around.maskable)[row, block].sum())
             return False, f"{name} is {value[row, block]:.6g} for a block with {n} maskable tokens."
-    return True, f"largest weight {draw.weight.max():.6g}"
+    return True, f"largest weight {draw.noise.weight.max():.6g}"
 
 
 def pure(masking: Masking) -> Outcome:
@@ -203,10 +200,10 @@ def integrate(masking: Masking, n: int, grid: Grid) -> Means:
         draw = masking.draw(noise, around)
         code = (draw.mask.long() << torch.arange(BLOCK)).sum(-1)
         weight.append(
-            torch.zeros(2**BLOCK, dtype=torch.float64).index_add_(0, code, draw.weight.double().flatten()) / batch
+            torch.zeros(2**BLOCK, dtype=torch.float64).index_add_(0, code, draw.noise.weight.double().flatten()) / batch
         )
         masked.append(draw.mask.sum() / batch)
-        expected.append(draw.mask_prob.double().mean() * n)
+        expected.append(draw.noise.mask_prob.double().mean() * n)
     return Means(n, torch.stack(weight), torch.stack(masked).double(), torch.stack(expected))
 
 
@@ -302,11 +299,12 @@ def _row(around: MaskContext, row: int) -> MaskContext:
 
 def _draw_row(draw: MaskDraw, row: int) -> MaskDraw:
     keep = slice(row, row + 1)
-    return MaskDraw(draw.mask[keep], draw.weight[keep], draw.mask_prob[keep], draw.rate[keep])
+    return MaskDraw(draw.mask[keep], Noise(*(value[keep] for value in vars(draw.noise).values())))
 
 
 def _same(one: MaskDraw, other: MaskDraw) -> bool:
-    return torch.equal(one.mask, other.mask) and torch.allclose(one.weight, other.weight, rtol=1e-9, equal_nan=True)
+    weights = one.noise.weight, other.noise.weight
+    return torch.equal(one.mask, other.mask) and torch.allclose(*weights, rtol=1e-9, equal_nan=True)
 
 
 LAWS = laws(FINE)

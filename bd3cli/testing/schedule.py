@@ -98,7 +98,8 @@ def monotone(schedule: NoiseSchedule) -> Outcome:
 def finite(schedule: NoiseSchedule) -> Outcome:
     t = times()
     t = t[schedule.mask_prob(t) > 0]  # where nothing is masked the weight may be infinite
-    for name, values in (("rate", schedule.rate(t)), ("weight", schedule.weight(t))):
+    noise = schedule.noise(t)
+    for name, values in (("rate", noise.rate), ("weight", noise.weight)):
         bad = ~torch.isfinite(values) | (values < 0)
         if bool(bad.any()):
             i = int(bad.nonzero()[0])
@@ -151,14 +152,15 @@ def _central(schedule: NoiseSchedule, t: Tensor, h: Tensor) -> Tensor:
 
 def weight(schedule: NoiseSchedule) -> Outcome:
     t = times()
-    w, p = schedule.weight(t), schedule.mask_prob(t)
+    noise = schedule.noise(t)
+    w, p = noise.weight, noise.mask_prob
     if schedule.only_block_size == 1:
         # The loss of a single token does not depend on p: only the mean of w p matters.
         gap = (w * p - 1).abs()
         i = int(gap.argmax())
         text = f"block size 1: w p = {(w * p)[i]:.9g} at t = {t[i]:.6g}; it must be 1"
         return bool(gap[i] <= RELATIVE), text
-    expected = schedule.rate(t) / (schedule.sweeps * p)
+    expected = noise.rate / (schedule.sweeps * p)
     comparable = expected.isfinite() & (p > 0)
     gap = ((w - expected).abs() / (expected.abs() + 1e-300)).masked_fill(~comparable, 0)
     i = int(torch.where(gap.isnan(), torch.inf, gap).argmax())

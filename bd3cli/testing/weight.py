@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bd3cli.schedules.base import NoiseSchedule
 from bd3cli.schedules.builtin import Cosine, LogLinear, Square, SquareRoot
+from bd3cli.schedules.noise import Noise
 from bd3cli.testing.grid import times
 from bd3cli.testing.law import Law, Outcome, run_laws
 from bd3cli.testing.tensors import compiles, elementwise, pickles, tensors
@@ -36,16 +37,16 @@ def check_weight(
     return run_laws(weight, [law for law in laws if only is None or law[0] in only])
 
 
-def alphas() -> Tensor:
-    """[A] float64 values of alpha from 0 to 1, both included."""
-    p = times()
-    return torch.cat([torch.zeros(1, dtype=torch.float64), 1 - p.flip(0), torch.ones(1, dtype=torch.float64)])
+def levels() -> Noise:
+    """[A] float64 noise of slope 1 with alpha from 0 to 1, both included."""
+    ends = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    return Noise.linear(torch.cat([ends[0], times().flip(0), ends[1]]))
 
 
 def finite(weight: LossWeight) -> Outcome:
     """w_hat is a finite, nonnegative number for every alpha in [0, 1]."""
-    alpha = alphas()
-    w = weight.weight(alpha, -torch.ones_like(alpha))
+    noise = levels()
+    alpha, w = noise.alpha, weight.weight(noise.alpha, noise.dalpha_dt)
     bad = ~torch.isfinite(w) | (w < 0)
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
@@ -59,8 +60,8 @@ def finite(weight: LossWeight) -> Outcome:
 
 def positive(weight: LossWeight) -> Outcome:
     """Some mask rate is trained on."""
-    alpha = alphas()
-    w = weight.weight(alpha, -torch.ones_like(alpha))
+    noise = levels()
+    w = weight.weight(noise.alpha, noise.dalpha_dt)
     share = float((w > 0).double().mean())
     remedy = "" if share else ". Nothing would be trained."
     return share > 0, f"positive at {share:.0%} of the points{remedy}"
@@ -71,17 +72,17 @@ def product(weight: LossWeight, schedules: tuple[NoiseSchedule, ...]) -> Outcome
     worst, where = 0.0, "everywhere"
     for schedule in schedules:
         t = times()
-        w, alpha, slope = schedule.weight(t), 1 - schedule.mask_prob(t), -schedule.rate(t)
-        scaled = weight.scaled(w, alpha, slope)
+        noise = schedule.noise(t)
+        scaled = weight.scaled(noise)
         if not bool(torch.isfinite(scaled).all()):
             i = int((~torch.isfinite(scaled)).nonzero()[0])
             return False, (
                 f"w w_hat = {scaled[i]:.6g} at t = {t[i]:.9g} under {schedule}. Override scaled(...) with a "
                 "form of the product that is finite."
             )
-        direct = w * weight.weight(alpha, slope)
+        direct = noise.weight * weight.weight(noise.alpha, noise.dalpha_dt)
         # Close to alpha = 1 the difference 1 - alpha has few digits, whichever form is used.
-        comparable = direct.isfinite() & (alpha < 1 - 1e-6)
+        comparable = direct.isfinite() & (noise.alpha < 1 - 1e-6)
         gap = ((scaled - direct).abs() / (direct.abs() + 1e-300)).masked_fill(~comparable, 0)
         i = int(gap.argmax())
         if not bool(gap[i] <= RELATIVE):
@@ -95,10 +96,13 @@ def product(weight: LossWeight, schedules: tuple[NoiseSchedule, ...]) -> Outcome
 
 
 def functions(weight: LossWeight) -> dict[str, Callable[[Tensor], Tensor]]:
-    return {
-        "weight": lambda alpha: weight.weight(alpha, -alpha.reciprocal()),
-        "scaled": lambda alpha: weight.scaled(alpha.reciprocal(), alpha, -alpha.reciprocal()),
-    }
+    """Of the mask probability, with a slope that differs from entry to entry."""
+
+    def factor(p: Tensor) -> Tensor:
+        noise = Noise(p, p.reciprocal(), p.reciprocal())
+        return weight.weight(noise.alpha, noise.dalpha_dt)
+
+    return {"weight": factor, "scaled": lambda p: weight.scaled(Noise(p, p.reciprocal(), p.reciprocal()))}
 
 
 LAWS = (

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bd3cli.contract import like_input, see_to
 from bd3cli.parameters import check_ranges
+from bd3cli.schedules.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class LossWeight:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        see_to(cls, {"weight": like_input, "scaled": like_input})
+        see_to(cls, {"weight": like_input, "scaled": like_noise})
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -30,9 +31,14 @@ class LossWeight:
         """w_hat for alpha = 1 - p(t) and its time derivative, same shape as `alpha`."""
         raise TypeError(f"{type(self).__name__} does not define weight(alpha, dalpha_dt)")
 
-    def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
-        """The product w * w_hat that multiplies the training loss.
+    def scaled(self, noise: Noise) -> Tensor:
+        """The product w * w_hat that multiplies the training loss, same shape as the tensors of `noise`.
 
         Override it when the product is simpler, or finite where its factors are not.
         """
-        return nelbo_weight * self.weight(alpha, dalpha_dt)
+        return noise.weight * self.weight(noise.alpha, noise.dalpha_dt)
+
+
+def like_noise(instance: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """A floating-point tensor of the shape of the noise."""
+    return like_input(instance, result, tuple(each.weight for each in arguments if isinstance(each, Noise)))

@@ -70,7 +70,7 @@ def test_every_token_has_mean_weight_one_in_the_estimators_themselves(name: str,
     for seed in range(seeds):
         weight = torch.zeros(4, 8, dtype=torch.float64)
         for draw in make_estimator(name, 4, 4, draws, seed).draws([0, 1, 2, 3], free):
-            weight += draw.mask * draw.weight.repeat_interleave(4, 1)
+            weight += draw.mask * draw.noise.weight.repeat_interleave(4, 1)
         totals.append(weight)
     every = torch.stack(totals)[:, free]  # [seeds, tokens]
     if name == "exact":

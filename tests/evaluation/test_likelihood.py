@@ -173,7 +173,7 @@ def test_batching_order_and_choice_of_sequences_change_nothing(make_model, estim
         free = maskable(torch.from_numpy(split.valid(backward)))
         for draw, flipped in zip(scheme.draws(backward[::-1], free.flip(0)), scheme.draws(backward, free), strict=True):
             assert torch.equal(draw.mask, flipped.mask.flip(0))
-            assert torch.equal(draw.weight, flipped.weight.flip(0))
+            assert torch.equal(draw.noise.weight, flipped.noise.weight.flip(0))
 
 
 def test_the_subset_is_the_same_for_everybody() -> None:

@@ -21,6 +21,7 @@ from bd3cli.maskings.adaptive import CountsFrom
 from bd3cli.model import Transformer
 from bd3cli.recipes.resolve import resolve
 from bd3cli.recipes.settings import ObjectiveConfig
+from bd3cli.schedules import Noise
 from bd3cli.training.loop import train
 
 
@@ -117,8 +118,7 @@ def block_moments(
         pattern = torch.tensor([bool(code >> i & 1) for i in range(size)])
         fits = (free.unflatten(1, (-1, size)) | ~pattern).all(-1)
         mask = (fits.unsqueeze(-1) & pattern).flatten(1)
-        one = torch.ones_like(first)
-        given = masked_batch(tokens, valid, MaskDraw(mask, one, one, one), 10, size)
+        given = masked_batch(tokens, valid, MaskDraw(mask, Noise.linear(torch.ones_like(first))), 10, size)
         summed = torch.zeros(batch * length // size, dtype=torch.float64)
         summed.index_add_(0, given.index // size, token_nll(model, given).double())
         loss = summed.view_as(first) / size
@@ -186,7 +186,7 @@ def test_gradient_variance_is_the_enumerated_one(make_model) -> None:
     for late, chance in (([1, 0], 0.25), ([0, 1], 0.25), ([1, 1], 0.5)):
         mask = torch.tensor([[False, True, *map(bool, late)]])
         weight = torch.tensor([[1.0, 2 / sum(late)]], dtype=torch.float64)
-        batch = masked_batch(tokens, valid, MaskDraw(mask, weight, weight, weight), 10, 2)
+        batch = masked_batch(tokens, valid, MaskDraw(mask, Noise.linear(1 / weight, weight)), 10, 2)
         loss = weighted_nll(model, batch.to(torch.device("cpu")))[0] / 3
         parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradients.append(torch.cat([g.flatten().double() for g in parts if g is not None]))

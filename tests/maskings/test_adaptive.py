@@ -79,14 +79,14 @@ def test_the_floor_bounds_the_weights() -> None:
     assert float(q.sum()) == pytest.approx(1)
     context, noise = around(64, 8, 4), MaskNoise.draw(64, 8, 4, 0)
     draw = learner.masking().draw(noise, context)
-    assert float((draw.weight * draw.mask_prob).max()) <= 1 / 0.2 + 1e-6  # `count` has exactly 1
+    assert float((draw.noise.weight * draw.noise.mask_prob).max()) <= 1 / 0.2 + 1e-6  # `count` has exactly 1
 
 
 def test_before_anything_is_seen_it_is_count() -> None:
     context, noise = around(16, 16, 4), MaskNoise.draw(16, 16, 4, 1)
     fresh, count = CountLearner(Adaptive(), 4).masking().draw(noise, context), Count().draw(noise, context)
     assert torch.equal(fresh.mask, count.mask)
-    torch.testing.assert_close(fresh.weight, count.weight)
+    torch.testing.assert_close(fresh.noise.weight, count.noise.weight)
 
 
 def test_each_n_has_its_own_q_and_loss_weights_count() -> None:
@@ -115,7 +115,7 @@ def test_counts_are_drawn_from_q_and_weighted_by_it(n: int) -> None:
     k = draw.mask.sum(1)
     share = torch.bincount(k, minlength=n + 1).double() / len(k)
     torch.testing.assert_close(share, q[n], rtol=0, atol=2e-4)  # stratified: one draw a cell
-    torch.testing.assert_close(draw.weight[:, 0], 1 / (k * q[n, k]))
+    torch.testing.assert_close(draw.noise.weight[:, 0], 1 / (k * q[n, k]))
 
 
 def around(batch: int, length: int, block_size: int) -> MaskContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from bd3cli.maskings.base import lowest
 from bd3cli.maskings.bernoulli import Bernoulli, _count_within, require_attainable
 from bd3cli.maskings.count import Count
 from bd3cli.rng import uniform
-from bd3cli.schedules import get_schedule
+from bd3cli.schedules import Noise, get_schedule
 from bd3cli.testing import assert_laws, check_masking
 
 
@@ -35,10 +35,10 @@ class RareFirst(Masking):
         assert context.token_counts is not None
         plain = Count().draw(noise, context)
         n = context.blocks(context.maskable).sum(-1)
-        k = (plain.mask_prob * n).round().long()
+        k = (plain.noise.mask_prob * n).round().long()
         keys = context.blocks(noise.position + context.token_counts[context.tokens] / 2000)
         mask = lowest(keys, k, context.blocks(context.maskable))
-        return MaskDraw(mask.flatten(1), plain.weight, plain.mask_prob, plain.rate)
+        return MaskDraw(mask.flatten(1), plain.noise)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PerTokenWeights(Masking):
         mask = (context.blocks(noise.position) < rates) & maskable
         ratio = ((p / rates) * mask).sum(-1) / mask.sum(-1).clamp_min(1)
         mean = (rates * maskable).sum(-1) / maskable.sum(-1).clamp_min(1)
-        return MaskDraw(mask.flatten(1), ratio / p.squeeze(-1), mean, torch.ones_like(mean))
+        return MaskDraw(mask.flatten(1), Noise.linear(mean, ratio / p.squeeze(-1)))
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class MasksEverything(Masking):
     """The weight of a full mask alone: no other mask is ever trained."""
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
-        one = torch.ones_like(noise.time)
-        return MaskDraw(torch.ones_like(context.maskable), one, one, one)
+        return MaskDraw(torch.ones_like(context.maskable), Noise.linear(torch.ones_like(noise.time)))
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,14 @@ class MixesSequences(Masking):
 class WrongRate(Masking):
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         draw = Count().draw(noise, context)
-        return MaskDraw(draw.mask, draw.weight, draw.mask_prob / 2, draw.rate)
+        return replace(draw, noise=replace(draw.noise, mask_prob=draw.noise.mask_prob / 2))
 
 
 @dataclass(frozen=True)
 class InfiniteWhereEmpty(Masking):
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         draw = Count().draw(noise, context)
-        return MaskDraw(draw.mask, 1 / draw.mask_prob, draw.mask_prob, draw.rate)
+        return MaskDraw(draw.mask, Noise.linear(draw.noise.mask_prob))
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,8 @@ class PerToken(Masking):
 
     def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
         draw = Count().draw(noise, context)
-        spread = draw.weight.repeat_interleave(context.block_size, 1)
-        return MaskDraw(draw.mask, spread, draw.mask_prob, draw.rate)
+        spread = draw.noise.weight.repeat_interleave(context.block_size, 1)
+        return replace(draw, noise=replace(draw.noise, weight=spread))
 
 
 def failures(masking: Masking) -> set[str]:
@@ -161,15 +160,15 @@ def test_count_masks_exactly_k_of_the_maskable(lists: list[list[bool]], size: in
     k = around.blocks(draw.mask).sum(-1)
     assert not bool((draw.mask & ~around.maskable).any())
     assert bool((k[n > 0] >= 1).all())
-    torch.testing.assert_close(draw.weight[n > 0] * k[n > 0] / n[n > 0], torch.ones(int((n > 0).sum())).double())
-    assert bool((draw.weight[n == 0] == 0).all())
+    torch.testing.assert_close(draw.noise.weight[n > 0] * k[n > 0] / n[n > 0], torch.ones(int((n > 0).sum())).double())
+    assert bool((draw.noise.weight[n == 0] == 0).all())
 
 
 @pytest.mark.parametrize("schedule", ["loglinear", "square", "sqrt", "log", "cosine"])
 def test_bernoulli_masks_at_the_schedules_rate(schedule: str) -> None:
     around = context(400, 16, 4, schedule)
     draw = Bernoulli().draw(noise(400, 16, 4), around)
-    expected = draw.mask_prob.mean()
+    expected = draw.noise.mask_prob.mean()
     assert float(draw.mask.double().mean()) == pytest.approx(float(expected), abs=0.02)
 
 
@@ -180,7 +179,7 @@ def test_bias_of_a_flat_loss_is_what_t_min_leaves_out(schedule: str, missing: fl
     """w p integrates to p(1) - p(t_min), not to 1: a bias of 3% under `sqrt`, documented."""
     around = context(2000, 64, 1, schedule)
     draw = Bernoulli().draw(noise(2000, 64, 1), around)
-    assert float((draw.weight * draw.mask_prob).mean()) == pytest.approx(1 - missing, abs=1e-3)
+    assert float((draw.noise.weight * draw.noise.mask_prob).mean()) == pytest.approx(1 - missing, abs=1e-3)
 
 
 @pytest.mark.parametrize("clip", [(0.3, 0.8), (0.5, 1.0), (0.0, 0.5)])
@@ -189,8 +188,8 @@ def test_clipping_restricts_the_time_of_any_schedule(clip: tuple[float, float]) 
         schedule = get_schedule(spec)
         draw = Bernoulli().draw(noise(200, 16, 4), context(200, 16, 4, spec, clip=clip))
         low, high = schedule.mask_prob(torch.tensor(clip, dtype=torch.float64)).tolist()
-        assert low <= float(draw.mask_prob.min()) < low + 0.02
-        assert high - 0.02 < float(draw.mask_prob.max()) <= high
+        assert low <= float(draw.noise.mask_prob.min()) < low + 0.02
+        assert high - 0.02 < float(draw.noise.mask_prob.max()) <= high
 
 
 @pytest.mark.parametrize("clip", [(0.3, 0.8), (0.5, 0.5), (0.9, 1.0), (0.0, 0.2)])

@@ -39,7 +39,7 @@ P = "def mask_prob(self, t): return "
 W = "def weight(self, alpha, slope): return "
 DRAW = """def draw(self, noise, context):
         d = get_masking('count').draw(noise, context)
-        return replace(d, {})"""
+        return MaskDraw({}, replace(d.noise, {}))"""
 MOVES = """
     floor_now: float = 0.0
     def mask_prob(self, t):
@@ -74,10 +74,10 @@ class Listen(Silent):
         ("schedule", SCHEDULE.format(MOVES.format("0.3 < fraction < 0.7")), "endpoints"),
         ("weight", WEIGHT.format(W + "alpha / (1 - alpha)"), "finite"),
         ("weight", WEIGHT.format(W + "torch.zeros_like(alpha)"), "positive"),
-        ("weight", WEIGHT.format(W + "alpha + 1\n    def scaled(self, w, a, s): return w"), "product"),
-        ("masking", MASKING.format(DRAW.format("weight=0.9 * d.weight")), "unbiased"),
-        ("masking", MASKING.format(DRAW.format("mask=torch.ones_like(d.mask)")), "given"),
-        ("masking", MASKING.format(DRAW.format("weight=d.weight * torch.rand(())")), "pure"),
+        ("weight", WEIGHT.format(W + "alpha + 1\n    def scaled(self, noise): return noise.weight"), "product"),
+        ("masking", MASKING.format(DRAW.format("d.mask", "weight=0.9 * d.noise.weight")), "unbiased"),
+        ("masking", MASKING.format(DRAW.format("torch.ones_like(d.mask)", "")), "given"),
+        ("masking", MASKING.format(DRAW.format("d.mask", "weight=d.noise.weight * torch.rand(())")), "pure"),
     ],
 )  # fmt: skip
 def test_a_broken_law_is_refused_by_name_and_can_be_overruled(
@@ -190,7 +190,7 @@ def test_the_quick_grid_sees_a_bias_of_a_twentieth(size: float) -> None:
     class Biased(Masking):
         def draw(self, noise: MaskNoise, context: MaskContext) -> MaskDraw:
             draw = get_masking("bernoulli").draw(noise, context)
-            return replace(draw, weight=draw.weight * size)
+            return replace(draw, noise=replace(draw.noise, weight=draw.noise.weight * size))
 
     assert "unbiased" in {law.law for law in check_masking(Biased(), QUICK) if not law.ok}
 

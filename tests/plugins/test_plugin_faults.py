@@ -31,7 +31,9 @@ class Slope(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, g): raise LookupError('no slope')
 def helper(x): return x[9]
-def draw(context, noise, **changes): return replace(get_masking('count').draw(noise, context), **changes)
+def draw(context, noise, mask=None, **changes):
+    good = get_masking('count').draw(noise, context)
+    return MaskDraw(good.mask if mask is None else mask, replace(good.noise, **changes))
 def C(): return get_masking('count')
 class Learner:
     refresh = 2
@@ -82,7 +84,7 @@ RAISES = [  # kind, body, before it, what marks the line, what is told
     ("schedule", P + "t\n    def __post_init__(self): raise BrokenPipeError(32)", "", "Error(32)", "BrokenPipeError"),
     ("schedule", P + "warnings.warn('odd') or t", "warnings.simplefilter('error')", "odd", "UserWarning: odd"),
     ("weight", W + "alpha[None][5]", "", "[5]", "IndexError"),
-    ("weight", W + "alpha\n    def scaled(self, w, a, s): open('/no/where')", "",
+    ("weight", W + "alpha\n    def scaled(self, noise): open('/no/where')", "",
      "/no/where", "FileNotFoundError: [Errno 2]"),
     ("masking", "    def draw(self, noise, context): assert context.block_size == 3", "", "assert", "AssertionError"),
     ("masking", OK_DRAW + "    def learner(self, block_size): return None.x", "", "None.x", "AttributeError"),
@@ -127,11 +129,13 @@ def test_an_exception_in_training_is_the_plugins(
         ("schedule", P + "t\n    sweeps = 1.5", "", "sweeps of X of bd3cli-fake 1.2 is 1.5; it must be int."),
         ("schedule", P + "t\n    k: 'Gone' = 1", "", "unreadable types: NameError: name 'Gone' is"),
         ("weight", W + "1", "", "weight returned an int; it must"),
-        ("weight", W + "alpha\n    def scaled(self, w, a, s): return w.sum()", "",
+        ("weight", W + "alpha\n    def scaled(self, noise): return noise.weight.sum()", "",
          "scaled returned float64[]"),
         ("masking", D + "None", "", "draw returned nothing; it must return a Mask"),
         ("masking", D + "draw(context, noise, weight=1.0)", "",
          "draw returned a float as weight"),
+        ("masking", D + "MaskDraw(context.maskable, noise.time)", "",
+         "draw returned a Tensor as noise; it must be a Noise"),
         ("masking", D + "draw(context, noise, rate=noise.position)", "",
          "draw returned rate of shape [4, 32], not [4, 8]"),
         ("masking", D + "draw(context, noise, mask=noise.position)", "",
@@ -206,6 +210,44 @@ def test_a_value_the_class_refuses_is_the_users_and_says_where(install) -> None:
         get_schedule("bad:k=4")
     with pytest.raises(ValueError, match=r"^noise schedule 'cosine': eps must lie between 0 and 0\.9, not be 2\.0\.$"):
         get_schedule("cosine:eps=2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        ("schedule", "    def mask_prob(self): return 0.5",
+         "mask_prob of X of bd3cli-fake 1.2 takes (); it must take (t)"),
+        ("schedule", P + "t\n    def rate(self, t, dt): return t",
+         "rate of X of bd3cli-fake 1.2 takes (t, dt); it must take (t)"),
+        ("schedule", P + "t\n    def at_progress(self): return self", "takes (); it must take (fraction)"),
+        ("weight", "    def weight(self, alpha): return alpha", "takes (alpha); it must take (alpha, dalpha_dt)"),
+        ("weight", W + "alpha\n    def scaled(self, w, alpha, slope): return w",
+         "scaled of X of bd3cli-fake 1.2 takes (w, alpha, slope); it must take (noise)"),
+        ("masking", "    def draw(self, noise): return noise", "takes (noise); it must take (noise, context)"),
+        ("schedule", P + "t\n    def noise(self, t): return t", "noise of X of bd3cli-fake 1.2 is made of the other"),
+        ("schedule", P + "t\n    noise: float = 1.0", "noise of X of bd3cli-fake 1.2 is 1.0; it must stay a method:"),
+        ("schedule", P + "t\n    rate: float = 1.0", "rate of X of bd3cli-fake 1.2 is 1.0; it must stay a method:"),
+        ("weight", W + "alpha\n    scaled: bool = True", "scaled of X of bd3cli-fake 1.2 is True; it must stay"),
+        ("masking", D + "None\n    learner: int = 3", "learner of X of bd3cli-fake 1.2 is 3; it must stay a method:"),
+    ],
+)  # fmt: skip
+def test_a_method_of_another_form_is_refused_before_it_is_called(install, cli, kind: str, body: str, told: str) -> None:
+    install("bd3cli-fake", "fake_faults", source(kind, body))
+    failed = cli(f"{kind}s", "check", "bad")
+    assert failed.code == 2
+    assert told in failed.err
+    assert "defect" not in failed.err
+
+
+@pytest.mark.parametrize("more", ["t, scale=2.0", "t, *rest", "*times", "t, **options"])
+def test_parameters_that_nobody_need_give_are_welcome(install, more: str) -> None:
+    import torch
+
+    name = more.split(",")[0].strip("*")
+    value = "times[0]" if name == "times" else "t"
+    install("bd3cli-fake", "fake_faults", source("schedule", f"    def mask_prob(self, {more}): return {value} * 1"))
+    half = torch.full((2,), 0.5)
+    assert torch.equal(get_schedule("bad").noise(half).mask_prob, half)
 
 
 def test_threads_keep_the_blame(install) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bd3cli.diffusion.combinations import weight_normaliser
-from bd3cli.schedules import get_schedule
+from bd3cli.schedules import Noise, get_schedule
 from bd3cli.testing import assert_laws, check_weight
 from bd3cli.weights import LossWeight, get_weight
 
@@ -41,8 +41,8 @@ class Disagrees(LossWeight):
     def weight(self, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
         return 1 - alpha
 
-    def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
-        return torch.ones_like(alpha)
+    def scaled(self, noise: Noise) -> Tensor:
+        return torch.ones_like(noise.weight)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bd3cli.errors import InputError
 from bd3cli.maskings import MaskContext, MaskDraw, Masking, MaskNoise
 from bd3cli.parameters import parameter
+from bd3cli.schedules import Noise
 from bd3cli_frequency.subsets import TiltedSubsets
 
 
@@ -38,12 +39,7 @@ class FrequencyInformed(Masking):
         mask = subsets.draw(k, context.blocks(noise.position))
         rate = k / n.clamp_min(1).double()
         ratio = subsets.log_ratio(mask, k).exp()
-        return MaskDraw(
-            mask=mask.flatten(1),
-            weight=torch.where(n > 0, ratio / rate, 0.0),
-            mask_prob=rate,
-            rate=torch.ones_like(rate),
-        )
+        return MaskDraw(mask.flatten(1), Noise.linear(rate, torch.where(n > 0, ratio / rate, 0.0)))
 
     def _log_odds(self, context: MaskContext) -> Tensor:
         """log r of every token, [B, N, block_size]."""

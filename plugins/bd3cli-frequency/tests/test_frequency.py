@@ -99,7 +99,7 @@ def test_the_number_of_masked_tokens_is_that_of_count(block_size: int) -> None:
     around, noise = context(block_size), MaskNoise.draw(64, 12, block_size, 0)
     ours, plain = (get_masking(spec).draw(noise, around) for spec in ("frequency:strength=1", "count"))
     torch.testing.assert_close(around.blocks(ours.mask).sum(-1), around.blocks(plain.mask).sum(-1))
-    torch.testing.assert_close(ours.mask_prob, plain.mask_prob)
+    torch.testing.assert_close(ours.noise.mask_prob, plain.noise.mask_prob)
 
 
 def test_rarer_tokens_are_masked_more_often() -> None:
@@ -116,13 +116,13 @@ def test_rarer_tokens_are_masked_more_often() -> None:
 def test_strength_zero_is_uniform() -> None:
     around, noise = context(4), MaskNoise.draw(64, 12, 4, 0)
     draw = get_masking("frequency:strength=0").draw(noise, around)
-    torch.testing.assert_close(draw.weight, get_masking("count").draw(noise, around).weight)
+    torch.testing.assert_close(draw.noise.weight, get_masking("count").draw(noise, around).noise.weight)
 
 
 def test_large_blocks_stay_finite() -> None:
     around, noise = context(256, length=256, batch=2), MaskNoise.draw(2, 256, 256, 0)
     draw = get_masking("frequency:strength=2").draw(noise, around)
-    assert torch.isfinite(draw.weight).all()
+    assert torch.isfinite(draw.noise.weight).all()
     assert draw.mask.any(-1).all()
 
 

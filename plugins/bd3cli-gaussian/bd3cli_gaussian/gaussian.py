@@ -22,15 +22,19 @@ class Gaussian(NoiseSchedule):
     sigma: float = parameter(0.1, "its standard deviation (not variance)", low=0.01, high=10.0)
 
     def mask_prob(self, t: Tensor) -> Tensor:
-        return TruncatedNormal(self.mu, self.sigma).quantile(t.double()).to(t.dtype)
+        return self._normal.quantile(t.double()).to(t.dtype)
 
     def rate(self, t: Tensor) -> Tensor:
-        return cast_like(self._rate(t.double()), t)
+        return cast_like(self._p_and_rate(t.double())[1], t)
 
     def weight(self, t: Tensor) -> Tensor:
-        x = t.double()
-        return cast_like(self._rate(x) / self.mask_prob(x), t)
+        p, rate = self._p_and_rate(t.double())
+        return cast_like(rate / p, t)
 
-    def _rate(self, t: Tensor) -> Tensor:
-        normal = TruncatedNormal(self.mu, self.sigma)
-        return slope(normal.log_density(normal.quantile(t)))
+    @property
+    def _normal(self) -> TruncatedNormal:
+        return TruncatedNormal(self.mu, self.sigma)
+
+    def _p_and_rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        p = self._normal.quantile(t)
+        return p, slope(self._normal.log_density(p))

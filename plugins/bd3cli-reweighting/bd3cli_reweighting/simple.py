@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bd3cli.schedules import Noise
 from bd3cli.weights import LossWeight
 
 
@@ -20,9 +21,9 @@ class Simple(LossWeight):
     def weight(self, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
         return (alpha - 1) / dalpha_dt
 
-    def scaled(self, nelbo_weight: Tensor, alpha: Tensor, dalpha_dt: Tensor) -> Tensor:
+    def scaled(self, noise: Noise) -> Tensor:
         # w is p'/p times a factor (one over the sweeps, an importance weight); the product is that factor.
         # Where p' vanishes, or 1 - alpha has lost the digits of p, nothing is left of it but its usual value.
-        factor = nelbo_weight * (alpha - 1) / dalpha_dt
-        known = torch.isfinite(factor) & (1 - alpha > 1e-8)
+        factor = noise.weight * (noise.alpha - 1) / noise.dalpha_dt
+        known = torch.isfinite(factor) & (1 - noise.alpha > 1e-8)
         return torch.where(known, factor, torch.ones_like(factor))

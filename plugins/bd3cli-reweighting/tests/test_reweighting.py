@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bd3cli.diffusion.combinations import weight_normaliser
-from bd3cli.schedules import get_schedule
+from bd3cli.schedules import Noise, get_schedule
 from bd3cli.testing import assert_laws, check_weight
 from bd3cli.weights import LossWeight, get_weight
 from bd3cli_reweighting.lambdas import EDM, FlowMatching, Sigmoid
@@ -83,33 +83,33 @@ def test_laws_for_all_parameters(weight: LossWeight) -> None:
 
 def test_simple_is_sigmoid_zero_under_loglinear() -> None:
     loglinear, t = get_schedule("loglinear"), torch.linspace(1e-3, 1, 1000, dtype=torch.float64)
-    w, alpha, slope = loglinear.weight(t), 1 - loglinear.mask_prob(t), -loglinear.rate(t)
-    simple, sigmoid = get_weight("simple"), get_weight("sigmoid:k=0")
-    torch.testing.assert_close(simple.weight(alpha, slope), sigmoid.weight(alpha, slope), rtol=0, atol=1e-12)
-    torch.testing.assert_close(simple.scaled(w, alpha, slope), sigmoid.scaled(w, alpha, slope), rtol=0, atol=1e-12)
+    noise, simple, sigmoid = loglinear.noise(t), get_weight("simple"), get_weight("sigmoid:k=0")
+    pair = noise.alpha, noise.dalpha_dt
+    torch.testing.assert_close(simple.weight(*pair), sigmoid.weight(*pair), rtol=0, atol=1e-12)
+    torch.testing.assert_close(simple.scaled(noise), sigmoid.scaled(noise), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["loglinear", "square", "sqrt", "log", "cosine"])
 def test_simple_gives_every_masked_token_weight_one(schedule: str) -> None:
     """Under every schedule, at every time, at t = 0 and far below what is drawn too."""
     s, t = get_schedule(schedule), torch.cat([torch.zeros(1), torch.logspace(-12, 0, 500)]).double()
-    product = Simple().scaled(s.weight(t), 1 - s.mask_prob(t), -s.rate(t))
+    product = Simple().scaled(s.noise(t))
     torch.testing.assert_close(product, torch.ones_like(t), rtol=1e-6, atol=0)
 
 
 def test_simple_keeps_an_importance_weight() -> None:
     """A masking may put a likelihood ratio into the NELBO weight: cancelling w must not cancel that."""
-    alpha, slope = torch.tensor([0.2, 0.7], dtype=torch.float64), torch.tensor([-1.0, -0.5], dtype=torch.float64)
+    p, rate = torch.tensor([0.8, 0.3], dtype=torch.float64), torch.tensor([1.0, 0.5], dtype=torch.float64)
     ratio = torch.tensor([3.0, 0.25], dtype=torch.float64)
-    w = -slope / (1 - alpha)
-    torch.testing.assert_close(Simple().scaled(w * ratio, alpha, slope), ratio)
+    torch.testing.assert_close(Simple().scaled(Noise(p, rate, rate / p * ratio)), ratio)
 
 
 def test_simple_uses_the_noise_of_every_block() -> None:
     """A published implementation used the first block's noise for all and exploded."""
     s, t = get_schedule("cosine"), torch.rand(4, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    whole = Simple().weight(1 - s.mask_prob(t), -s.rate(t))
-    apart = torch.stack([Simple().weight(1 - s.mask_prob(x), -s.rate(x)) for x in t.flatten()]).view(4, 8)
+    whole = Simple().weight(s.noise(t).alpha, s.noise(t).dalpha_dt)
+    noises = [s.noise(x) for x in t.flatten()]
+    apart = torch.stack([Simple().weight(noise.alpha, noise.dalpha_dt) for noise in noises]).view(4, 8)
     torch.testing.assert_close(whole, apart)
 
 
