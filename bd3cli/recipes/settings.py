@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.recipes.clips import clip_grid
+from bd3cli.recipes.families import FAMILIES, Family, FamilyName, get_family, listed
 
-Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 TRACKERS = ("tensorboard", "wandb")
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "blocks": 4, "heads": 4, "cond_dim": 128},
@@ -65,7 +65,7 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is minimised in training. None of it reaches evaluation."""
 
-    family: Family = option("bd3lm", "ar, sedd or mdlm (block size = length), or bd3lm")
+    family: FamilyName = option("bd3lm", "ar, sedd or mdlm (block size = length), or bd3lm")
     block_size: int = option(4, "block size L' of bd3lm; divides the length")
     masking: str = option("count", "how training masks are drawn: 'count', 'adaptive', 'bernoulli', or a plugin's")
     schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
@@ -80,6 +80,11 @@ class ObjectiveConfig:
         False, "ar only: train on a random half of the tokens, as many as block diffusion with L'=1 masks"
     )
     normalise_weight: bool = option(False, "scale the loss weight to mean 1 under the training distribution")
+
+    @property
+    def traits(self) -> Family:
+        """What its family's networks have in common."""
+        return get_family(self.family)
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,12 @@ class Recipe:
     @property
     def block_size(self) -> int:
         """L' in effect: the whole length for mdlm and sedd, 1 for ar."""
-        if self.objective.family == "bd3lm":
-            return self.objective.block_size
-        return 1 if self.objective.family == "ar" else self.model.length
+        return self.objective.traits.block_size(self.objective.block_size, self.model.length)
 
     @property
     def time_conditioning(self) -> bool:
         """Whether the network is told the noise level."""
-        return self.objective.family == "sedd" or bool(self.model.time_conditioning)
+        return self.objective.traits.needs_time or bool(self.model.time_conditioning)
 
     @property
     def horizon(self) -> int:
@@ -231,10 +234,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"model.hidden_size {model.hidden_size} cannot be split into {model.heads} heads of even width. "
             "Choose model.heads so that hidden_size / heads is an even whole number."
         )
-    if objective.family == "bd3lm" and model.length % objective.block_size:
+    if model.length % recipe.block_size:
         fitting = [str(d) for d in range(1, model.length + 1) if model.length % d == 0]
         raise InputError(
-            f"objective.block_size {objective.block_size} does not divide model.length {model.length}. "
+            f"objective.block_size {recipe.block_size} does not divide model.length {model.length}. "
             f"Choose one of {', '.join(fitting)}, or another length."
         )
     for name in trackers(train.tracking):
@@ -269,33 +272,28 @@ def _check_objective(recipe: Recipe) -> None:
                 )
     else:
         clip_grid(objective.clip_widths, objective.clip_step)
-    if objective.family == "ar":
-        for key in ("schedule", "weight", "clip", "clip_search", "resample", "normalise_weight"):
-            if getattr(objective, key) != getattr(default, key):
-                raise InputError(
-                    f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "
-                    "or choose family bd3lm, mdlm or sedd."
-                )
-    elif objective.random_batch:
-        raise InputError(
-            f"objective.random_batch is for family 'ar'; the masks of {objective.family!r} are random already. "
-            "Set it to false."
-        )
+    unread = objective.traits.unread
+    for key in unread.keys:
+        if getattr(objective, key) != getattr(default, key):
+            raise InputError(
+                f"objective.{key} has no effect on family {objective.family!r}, {unread.because}. Leave it out, or "
+                f"choose family {listed(f for f in FAMILIES.values() if key not in f.unread.keys)}."
+            )
 
 
 def _check_time_conditioning(recipe: Recipe) -> None:
-    wanted, family = recipe.model.time_conditioning, recipe.objective.family
-    if family == "sedd" and wanted is False:
+    wanted, family = recipe.model.time_conditioning, recipe.objective.traits
+    able = [f for f in FAMILIES.values() if f.tells_level]
+    if family.needs_time and wanted is False:
         raise InputError(
-            "model.time_conditioning cannot be false for family 'sedd': a score belongs to a noise level. "
-            "Set it to none, or choose family mdlm."
+            f"model.time_conditioning cannot be false for family {family.name!r}: a score belongs to a noise level. "
+            f"Set it to none, or choose family {listed(f for f in able if not f.needs_time)}."
         )
     if wanted and recipe.block_size < recipe.model.length:
-        levels = "none" if family == "ar" else "one a block"
         raise InputError(
-            f"model.time_conditioning tells the network one noise level a sequence, but family {family!r} with "
-            f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Set it to none, or choose "
-            "family mdlm or sedd."
+            f"model.time_conditioning tells the network one noise level a sequence, but family {family.name!r} with "
+            f"block size {recipe.block_size} of {recipe.model.length} tokens has {family.noise_levels}. Set it "
+            f"to none, or choose family {listed(able)}."
         )
 
 

@@ -77,7 +77,7 @@ def keep_optimizer(trainer: Trainer, state: dict[str, Any], config: TransformerC
     Raises:
         InputError: the networks do not have the same parameters.
     """
-    if config.modulated != trainer.model.config.modulated:
+    if config.traits.modulated != trainer.model.config.traits.modulated:
         raise InputError(
             f"--keep-optimizer: {source} is of family {config.family!r}, which lacks parameters that "
             f"{trainer.model.config.family!r} has. Leave it out: the optimizer then starts afresh."
@@ -120,7 +120,7 @@ def require_inherited(
     Raises:
         InputError: naming the package to install and the option that would do without.
     """
-    if objective.family == "ar":
+    if not objective.traits.masks:
         return
     for kind, used in uses.items():
         if getattr(objective, kind) == getattr(parent, kind):
@@ -133,7 +133,7 @@ def require_inherited(
 def drop_unread(resolved: Resolved, base: Resolved) -> Resolved:
     """Asking for a masking that draws no time drops the schedule and the clip that only came with the run."""
     key, objective = "objective.masking", resolved.recipe.objective
-    if resolved.sources[key] == base.sources[key] or objective.family == "ar":
+    if resolved.sources[key] == base.sources[key] or not objective.traits.masks:
         return resolved
     if get_masking(objective.masking).uses_schedule:
         return resolved
