@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.recipes.options import Reader
 
 FamilyName = Literal["ar", "sedd", "mdlm", "bd3lm"]
 NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
-
-
-@dataclass(frozen=True)
-class Unread:
-    """Keys of the section ``objective`` that have no effect, and why: words to follow the family's name."""
-
-    keys: tuple[str, ...]
-    because: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,6 @@ class Family:
         default_masking: `objective.masking` that goes with it unless one is named; None where nothing is masked.
         recut: family of the same weights once the context is cut into blocks; None if it cannot be.
         beyond_context: sampler that goes beyond a context that is one block; None if none does.
-        unread: settings without effect, which are refused.
     """
 
     name: FamilyName
@@ -61,7 +53,6 @@ class Family:
     default_masking: str | None
     recut: FamilyName | None
     beyond_context: str | None
-    unread: Unread
 
     @property
     def causal(self) -> bool:
@@ -83,6 +74,15 @@ class Family:
         """Whether `objective.block_size` has an effect."""
         return self.blocks == "chosen"
 
+    @property
+    def mask_use(self) -> str:
+        """What it does with masks, to say why options have no effect: words that follow the family's name."""
+        return "whose masks are random already" if self.masks else "which masks nothing"
+
+    def has_reader(self, reader: Reader) -> bool:
+        """Whether such a reader of options can occur in its training; what nobody reads is refused."""
+        return self.masks == (reader != "next-token")
+
     def block_size(self, chosen: int, length: int) -> int:
         """Block size L' in effect in contexts of `length` tokens, of which the recipe has `chosen` one."""
         return {"token": 1, "whole": length, "chosen": chosen}[self.blocks]
@@ -91,9 +91,6 @@ class Family:
         """Whether likelihoods are lower bounds rather than exact, for blocks of this size."""
         return self.likelihood == "bound" and block_size > 1
 
-
-NO_MASKS = Unread(("schedule", "weight", "clip", "clip_search", "resample", "normalise_weight"), "which masks nothing")
-RANDOM_MASKS = Unread(("random_batch",), "whose masks are random already")
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -112,7 +109,6 @@ FAMILIES: dict[str, Family] = {
             default_masking=None,
             recut=None,
             beyond_context=None,
-            unread=NO_MASKS,
         ),
         Family(
             name="bd3lm",
@@ -128,7 +124,6 @@ FAMILIES: dict[str, Family] = {
             default_masking="count",
             recut="bd3lm",
             beyond_context=None,
-            unread=RANDOM_MASKS,
         ),
         Family(
             name="mdlm",
@@ -144,7 +139,6 @@ FAMILIES: dict[str, Family] = {
             default_masking="count",
             recut="bd3lm",
             beyond_context="semi-ar",
-            unread=RANDOM_MASKS,
         ),
         Family(
             name="sedd",
@@ -160,7 +154,6 @@ FAMILIES: dict[str, Family] = {
             default_masking="bernoulli",  # trains better with it: measured, see docs/benchmarks.md
             recut=None,
             beyond_context=None,
-            unread=RANDOM_MASKS,
         ),
     )
 }

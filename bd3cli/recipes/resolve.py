@@ -18,7 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.recipes.families import BLOCK_DIFFUSION, get_family
-from bd3cli.recipes.settings import SIZES, Recipe
+from bd3cli.recipes.options import Facts, facts
+from bd3cli.recipes.settings import SIZES, Recipe, read_by
 from bd3cli.spec import coerce
 
 ENVIRONMENT_PREFIX = "BD3CLI_"
@@ -26,12 +27,12 @@ ENVIRONMENT_PREFIX = "BD3CLI_"
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: dotted name, type, default and explanation."""
+    """One setting: dotted name, type, default and what else is known of it."""
 
     name: str
     annotation: Any
     default: Any
-    help: str
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def known_keys() -> dict[str, Key]:
     keys: dict[str, Key] = {}
 
     def walk(cls: type, prefix: str) -> None:
-        hints = get_type_hints(cls)
+        hints, known = get_type_hints(cls), facts(cls)
         for f in dataclasses.fields(cls):
             name, annotation = prefix + f.name, hints[f.name]
             if dataclasses.is_dataclass(annotation):
                 walk(annotation, f"{name}.")  # type: ignore[arg-type]
             else:
-                keys[name] = Key(name, annotation, f.default, f.metadata.get("help", ""))
+                keys[name] = Key(name, annotation, f.default, known[f.name])
 
     walk(Recipe, "")
     return keys
@@ -294,7 +295,7 @@ def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], before: Ma
         values["objective.masking"] = family.default_masking
         sources["objective.masking"] = "implied by objective.family"
         return
-    for key in ("objective.schedule", "objective.clip", "objective.clip_search"):
+    for key in (f"objective.{name}" for name in read_by("time")):
         if values[key] != known_keys()[key].default:
             values["objective.masking"] = "bernoulli"
             sources["objective.masking"] = f"implied by {key}"

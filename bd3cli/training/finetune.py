@@ -19,7 +19,7 @@ from bd3cli.model.formats.upstream import is_upstream
 from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve
-from bd3cli.recipes.settings import ObjectiveConfig
+from bd3cli.recipes.settings import ObjectiveConfig, read_by
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
@@ -27,10 +27,7 @@ from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.trainer import Trainer
 
 Weights = Literal["averaged", "raw"]
-READ_BY_SCHEDULES = tuple(
-    f"objective.{name}"
-    for name in ("schedule", "clip", "clip_search", "clip_widths", "clip_step", "clip_batches", "resample")
-)
+READ_BY_SCHEDULES = tuple(f"objective.{name}" for name in read_by("time", "search"))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.recipes.families import BLOCK_DIFFUSION, FAMILIES, NAMES, Family, get_family, listed
+from bd3cli.recipes.options import facts
 from bd3cli.recipes.resolve import resolve
-from bd3cli.recipes.settings import ModelConfig, ObjectiveConfig, Recipe
+from bd3cli.recipes.settings import ModelConfig, ObjectiveConfig, Recipe, read_by
 from bd3cli.sampling.registry import SAMPLERS, choose_sampler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -179,10 +180,10 @@ def test_options_without_effect_are_refused_and_others_taken(family: Family) -> 
         "normalise_weight": {"normalise_weight": True},
         "random_batch": {"random_batch": True},
     }
-    assert set(other) == {key for each in FAMILIES.values() for key in each.unread.keys}
+    assert set(other) | set(read_by("search")) == {key for key, known in facts(ObjectiveConfig).items() if known.reader}
     for key, values in other.items():
-        if key in family.unread.keys:
-            with pytest.raises(InputError, match=f"no effect on family '{family.name}', {family.unread.because}"):
+        if (key == "random_batch") == family.masks:
+            with pytest.raises(InputError, match=f"no effect on family '{family.name}', {family.mask_use}"):
                 Recipe(objective=ObjectiveConfig(family=family.name, **values))
         else:
             Recipe(objective=ObjectiveConfig(family=family.name, **values))
