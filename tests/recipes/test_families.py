@@ -219,15 +219,29 @@ def test_block_sizes_and_bounds() -> None:
     assert [name for name, f in FAMILIES.items() if f.chooses_blocks] == [BLOCK_DIFFUSION.name]
 
 
-def test_the_page_has_a_row_for_each() -> None:
+def test_the_page_says_the_same() -> None:
     page = (REPOSITORY / "docs" / "families.md").read_text("utf-8")
-    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
-    del rows["--family"]  # the head
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    rows = {cells[0].strip("`"): cells[1:] for cells in table[1:]}  # the head apart
     assert set(rows) == set(FAMILIES)
-    assert {name for name, row in rows.items() if "causal" in row} == {n for n, f in FAMILIES.items() if f.causal}
-    assert {n for n, row in rows.items() if "bound" not in row} == {
-        n for n, f in FAMILIES.items() if f.likelihood == "exact"
-    }
+    attention = {"causal": "causal", "everywhere": "full", "own noisy block, clean earlier blocks": "block-causal"}
+    blocks = {"1": "token", "the whole length": "whole", "`objective.block_size`": "chosen"}
+    loss = {"-log p of the next token": "next-token", "masked NELBO": "subs", "score entropy": "score"}
+    for name, (attends, size, minimised, perplexity) in rows.items():
+        family = FAMILIES[name]
+        assert family.attention == attention[attends]
+        assert family.blocks == blocks[size]
+        assert family.parameterization == loss[minimised]
+        assert family.likelihood == ("bound" if "bound" in perplexity else "exact")
+
+
+def test_facts_that_follow_from_others() -> None:
+    for family in FAMILIES.values():
+        next_token = family.parameterization == "next-token"
+        assert family.causal == next_token == (not family.masks) == (not family.modulated)
+        assert family.needs_time == (family.parameterization == "score"), "a score belongs to a noise level"
+        levels = {"token": "none", "whole": "one a sequence", "chosen": "one a block"}
+        assert family.noise_levels == levels[family.blocks]
 
 
 def test_there_is_no_other() -> None:
