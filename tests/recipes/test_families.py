@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def branches(tree: ast.AST) -> Iterator[int]:
         elif isinstance(node, ast.Dict):  # a table by family
             deciding = [key for key in node.keys if key is not None]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            deciding = node.args if node.func.attr in ("startswith", "endswith") else []
+            deciding = [*node.args] if node.func.attr in ("startswith", "endswith") else []
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             says_whom_it_serves = any(isinstance(t, ast.Name) and t.id == "families" for t in targets)
@@ -120,7 +121,8 @@ def reach(model: Transformer, family: Family) -> tuple[torch.Tensor, torch.Tenso
 
     def changed(x_t: torch.Tensor, x_0: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
-            return (model(x_t, x_0, sigma) - model(tokens, clean, sigma))[0].abs().amax(-1) > 1e-6
+            out: torch.Tensor = (model(x_t, x_0, sigma) - model(tokens, clean, sigma))[0].abs().amax(-1) > 1e-6
+        return out
 
     noisy, given = [], []
     for position in range(LENGTH):
@@ -171,7 +173,7 @@ def test_the_noise_level_is_told_to_whom_it_can_be(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_options_without_effect_are_refused_and_others_taken(family: Family) -> None:
-    other = {  # a value that is not the default, and what it needs beside it
+    other: dict[str, dict[str, Any]] = {  # a value that is not the default, and what it needs beside it
         "schedule": {"schedule": "cosine"},
         "weight": {"weight": "sigmoid"},
         "clip": {"clip": (0.2, 0.8)},
