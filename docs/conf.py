@@ -48,8 +48,14 @@ def write_settings(folder: Path) -> None:
     """Every recipe key with its default and meaning."""
     from bd3cli.recipes.resolve import known_keys
 
-    rows = [f"| `{k.name}` | `{k.default}` | {k.help} |" for k in known_keys().values()]
-    text = "# Settings\n\nEvery key a recipe may set.\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+    rows = [
+        f"| `{k.name}` | `{k.default}` | {'yes' if k.facts.resumable else ''} | {k.facts.help} |"
+        for k in known_keys().values()
+    ]
+    text = (
+        "# Settings\n\nEvery key a recipe may set, and whether a resumed run may have another value.\n\n"
+        "| key | default | resumed | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+    )
     (folder / "settings.md").write_text(text + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bd3cli.bench.timing import environment, threads
 from bd3cli.model import Transformer, TransformerConfig
-from bd3cli.model.config import Family
+from bd3cli.recipes.families import BLOCK_DIFFUSION, get_family
 from bd3cli.sampling.base import Request, ignore
 from bd3cli.sampling.registry import SAMPLERS, choose_sampler
 
@@ -19,7 +19,7 @@ TAIL = 32  # tokens the uncached sampler is timed on: the whole would take hours
 @torch.inference_mode()
 def bench_sample(
     *,
-    family: Family = "bd3lm",
+    family: str = BLOCK_DIFFUSION.name,
     length: int,
     block_size: int,
     hidden_size: int,
@@ -38,8 +38,9 @@ def bench_sample(
     Args:
         last: time the cached sampler over this many last tokens only, where its context is longest.
     """
-    size = block_size if family == "bd3lm" else 1
-    config = TransformerConfig(family, vocab_size, vocab_size - 1, length, size, hidden_size, blocks, heads)
+    of = get_family(family)
+    size = of.block_size(block_size, length)
+    config = TransformerConfig(of.name, vocab_size, vocab_size - 1, length, size, hidden_size, blocks, heads)
     torch.manual_seed(0)
     model = Transformer(config, "reference").eval()
     torch.nn.init.normal_(model.output_layer.linear.weight, std=0.02)

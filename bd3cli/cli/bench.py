@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -12,9 +12,6 @@ from bd3cli.cli.bench_intervals import intervals
 from bd3cli.cli.bench_maskings import maskings
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
 from bd3cli.cli.view.tables import print_table
-
-if TYPE_CHECKING:
-    from bd3cli.model.config import Family
 
 T = TypeVar("T")
 app = typer.Typer(help="Ratios against reference ways of doing the same, in one process.", no_args_is_help=True)
@@ -181,22 +178,20 @@ def sample(
         return
     from bd3cli.bench.sample import bench_sample
     from bd3cli.errors import InputError
+    from bd3cli.recipes.families import FAMILIES, listed
 
     if judge is not None or samplers is not None:
         raise InputError("--judge and --samplers belong to a sweep. Name the RUN to sweep.")
     length = 1024 if length is None else length
-    kind: Family
-    for kind in ("bd3lm", "ar"):
-        if kind == family:
-            break
-    else:
-        raise InputError(f"family cannot be {family!r}. Choose bd3lm or ar.")
+    cached = [f for f in FAMILIES.values() if f.blocks != "whole"]  # the others keep nothing from block to block
+    if family not in [f.name for f in cached]:
+        raise InputError(f"family cannot be {family!r}. Choose {listed(cached)}.")
     if length <= 64:
         raise InputError(f"length must be more than 64 to time the last 32 tokens, not {length}.")
     if last is not None and last >= length:
         raise InputError(f"--last {last} must be less than the length {length}.")
     result = bench_sample(
-        family=kind, length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
+        family=family, length=length, block_size=block_size, hidden_size=hidden_size, blocks=blocks, heads=heads,
         vocab_size=vocab_size, batch_size=batch_size, repeats=repeats, thread_count=threads, last=last,
     )  # fmt: skip
     if json:

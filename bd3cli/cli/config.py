@@ -32,8 +32,9 @@ def show(
     if json:
         emit_json({"values": values, "sources": resolved.sources})
         return
+    known = known_keys()
     rows = [
-        (key, "none" if value is None else value, resolved.sources[key], *([known_keys()[key].help] if explain else []))
+        (key, "none" if value is None else value, resolved.sources[key], *([known[key].facts.help] if explain else []))
         for key, value in values.items()
     ]
     print_table(("key", "value", "from", *(["meaning"] if explain else [])), rows)

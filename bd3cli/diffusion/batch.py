@@ -137,7 +137,7 @@ def weighted_nll(
 
 def rule(model: Transformer) -> Rule:
     """The loss that the network's outputs are trained and evaluated with."""
-    return score_entropy if model.config.family == "sedd" else negative_log_prob
+    return score_entropy if model.config.traits.parameterization == "score" else negative_log_prob
 
 
 def _scored(model: Transformer, batch: Batch, forward: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:

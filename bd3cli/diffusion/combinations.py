@@ -7,7 +7,7 @@ import torch
 from bd3cli.errors import InputError
 from bd3cli.maskings import Masking
 from bd3cli.maskings.bernoulli import require_attainable
-from bd3cli.recipes.settings import ObjectiveConfig
+from bd3cli.recipes.settings import ObjectiveConfig, read_by
 from bd3cli.schedules import Noise, NoiseSchedule
 from bd3cli.schedules.clip import require_interval, time_interval
 from bd3cli.weights import LossWeight
@@ -22,7 +22,7 @@ def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
     if masking.uses_schedule:
         return
     default = ObjectiveConfig()
-    for key in ("schedule", "clip", "clip_search", "resample"):
+    for key in read_by("time", "search"):
         value = getattr(config, key)
         if value != getattr(default, key):
             raise InputError(

@@ -48,7 +48,7 @@ class Objective:
         time_conditioning: bool = False,
     ) -> Objective:
         """Instantiate the plugins a recipe names. `token_counts` [V] are those of the training data."""
-        if config.family == "ar":
+        if not config.traits.masks:
             return Objective(config, mask_id, 1, None, None, None)
         schedule, weight = get_schedule(config.schedule), get_weight(config.weight)
         masking = get_masking(config.masking)
@@ -58,7 +58,7 @@ class Objective:
         if config.normalise_weight:
             counted = None if masking.uses_schedule else block_size
             scale = 1 / weight_normaliser(weight, schedule, config.clip, counted)
-        timed = time_conditioning or config.family == "sedd"
+        timed = time_conditioning or config.traits.needs_time
         return Objective(config, mask_id, block_size, masking, schedule, weight, scale, token_counts, timed)
 
     def clipped(self, clip: tuple[float, float] | None) -> Objective:

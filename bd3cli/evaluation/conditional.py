@@ -62,7 +62,7 @@ def conditional_nelbo(
                 f"1 to {config.length - 1} of them. Score longer text in windows."
             )
     scheme = None
-    if config.family != "ar":
+    if config.traits.masks:
         scheme = make_estimator(estimator, config.block_size, len(requests), draws, seed)
     device = next(model.parameters()).device
     out = []
@@ -97,7 +97,7 @@ def greedy_matches(model: Transformer, requests: Sequence[Request], bos_id: int,
     device = next(model.parameters()).device
     for start in range(0, len(requests), batch_size):
         tokens, valid, free = lay_out(requests[start : start + batch_size], config.length, bos_id)
-        if config.family == "ar":
+        if not config.traits.masks:
             batch = autoregressive_batch(tokens, free)
         else:
             assert config.mask_id is not None

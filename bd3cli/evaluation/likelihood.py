@@ -180,7 +180,7 @@ def likelihood(
         )
     chosen = chosen[share[0] :: share[1]]
     schemes: list[Estimator | None] = [None]
-    if model.config.family != "ar":
+    if model.config.traits.masks:
         c = model.config
         schemes = [
             make_estimator(estimator, c.block_size, len(split), draws, seed + i, c.time_conditioning)

@@ -18,6 +18,7 @@ from bd3cli.model.formats.upstream import WEIGHTS, is_upstream, network_tensors,
 from bd3cli.model.names import CLIP
 from bd3cli.model.state import count_parameters, require_same, weights_sha256
 from bd3cli.model.transformer import expected_tensors
+from bd3cli.recipes.families import NAMES, get_family
 from bd3cli.recipes.resolve import Resolved, resolve
 from bd3cli.runs.checkpoint import file_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
@@ -126,7 +127,8 @@ def import_checkpoint(
     foreign = read_foreign(source)
     foreign = replace(foreign, settings=foreign.settings | {k: v for k, v in (told or {}).items() if v is not None})
     missing = [key for key in DROP[:2] if key not in foreign.settings]
-    if foreign.settings.get("model_type") == "bd3lm" and "block_size" not in foreign.settings:
+    family = foreign.settings.get("model_type")
+    if family in NAMES and get_family(family).chooses_blocks and "block_size" not in foreign.settings:
         missing.append("block_size")
     if missing:
         option = {"model_type": "--family", "model_length": "--length", "block_size": "--block-size"}
@@ -205,9 +207,9 @@ def import_recipe(
         "objective.family": config.family,
         "objective.block_size": config.block_size,
     }
-    if config.time_conditioning and config.family != "sedd":
+    if config.time_conditioning and not config.traits.needs_time:
         values["model.time_conditioning"] = True
-    if config.family != "ar":
+    if config.traits.masks:
         values["objective.masking"] = "bernoulli"
         if foreign.clip is not None and foreign.clip != UNCLIPPED:
             values["objective.clip"] = foreign.clip

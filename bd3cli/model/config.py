@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from bd3cli.data import Tokenizer
 from bd3cli.errors import InputError
+from bd3cli.recipes.families import Family, FamilyName, get_family
 from bd3cli.recipes.settings import Recipe
-
-Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +15,7 @@ class TransformerConfig:
     """Shape and behaviour of a `Transformer`.
 
     Attributes:
-        family: ``ar`` is causal and has no time modulation; ``mdlm`` and ``sedd`` attend everywhere;
-            ``bd3lm`` attends within a block and to earlier clean blocks.
+        family: what `bd3cli.recipes.families` describes under this name.
         vocab_size: rows of the embedding, the mask token's included.
         mask_id: id of the mask token; None for ``ar`` networks without one.
         length: context length L the network was trained for.
@@ -32,7 +29,7 @@ class TransformerConfig:
             for ``sedd``; never where blocks have noise levels of their own.
     """
 
-    family: Family
+    family: FamilyName
     vocab_size: int
     mask_id: int | None
     length: int
@@ -56,8 +53,8 @@ class TransformerConfig:
                 f"Choose one of: {', '.join(map(str, divisors(self.length)))}."
             )
 
-        if self.family == "sedd" and not self.time_conditioning:
-            raise InputError("time_conditioning must be true for sedd: its score depends on the noise.")
+        if self.traits.needs_time and not self.time_conditioning:
+            raise InputError(f"time_conditioning must be true for {self.family}: its score depends on the noise.")
         if self.time_conditioning and self.block_size < self.length:
             raise InputError(
                 f"time_conditioning needs one noise level a sequence; a {self.family} network with block size "
@@ -65,13 +62,14 @@ class TransformerConfig:
             )
 
     @property
-    def causal(self) -> bool:
-        return self.family == "ar"
+    def traits(self) -> Family:
+        """What its family's networks have in common."""
+        return get_family(self.family)
 
     @property
-    def modulated(self) -> bool:
-        """Whether the network has the adaLN time modulation (every family but ``ar``)."""
-        return self.family != "ar"
+    def two_halves(self) -> bool:
+        """Whether the network reads the clean sequence beside the noisy one."""
+        return self.traits.reads_clean and self.block_size < self.length
 
     @property
     def head_dim(self) -> int:

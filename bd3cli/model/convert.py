@@ -29,7 +29,7 @@ def starting_weights(
         InputError: networks of other sizes, or weights that have no place in an ``ar`` network.
     """
     config = target.config
-    fixed = (*FIXED, "cond_dim") if source.modulated and config.modulated else FIXED
+    fixed = (*FIXED, "cond_dim") if source.traits.modulated and config.traits.modulated else FIXED
     for name in fixed:
         before, after = getattr(source, name), getattr(config, name)
         if before != after:
@@ -37,13 +37,13 @@ def starting_weights(
                 f"The network to start from has {name} {before}, the new one {after}. Weights only fit a network of "
                 f"their own size: keep {name} as it is, or train from scratch."
             )
-    if source.modulated and not config.modulated:
+    if source.traits.modulated and not config.traits.modulated:
         raise InputError(
             f"The weights of family {source.family!r} have a time modulation, whose shift before attention an 'ar' "
             "network has no place for. Choose --block-size 1 --schedule full: the same loss and the same exact "
             "likelihood, with these weights."
         )
-    if source.modulated == config.modulated:
+    if source.traits.modulated == config.traits.modulated:
         return dict(tensors)
     return {**unmodulated(target), **tensors}
 

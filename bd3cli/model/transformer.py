@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.attn_out = nn.Linear(d, d, bias=False)
         self.norm2 = LayerNorm(d)
         self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(approximate="tanh"), nn.Linear(4 * d, d))
-        if config.modulated:
+        if config.traits.modulated:
             self.adaLN_modulation = zero_linear(config.cond_dim, 6 * d)
         rows = interleaved_rows(config.heads, config.head_dim, rotated=2, kept=1)
         self.register_buffer("rows", rows, persistent=False)
@@ -94,7 +94,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm_final = LayerNorm(config.hidden_size)
         self.linear = zero_linear(config.hidden_size, config.vocab_size)
-        if config.modulated:
+        if config.traits.modulated:
             self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size)
 
     def normalise(self, x: Tensor, modulation: Modulation) -> Tensor:
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         self.attention = attention
         self._folded: list[Modulation] | None = None
         self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
-        if config.modulated:
+        if config.traits.modulated:
             self.sigma_map = TimeEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.head_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
             x = self.vocab_embed(x_t)
             for block, modulation in zip(layers, modulations, strict=True):
                 q, k, v = (z.transpose(1, 2) for z in block.qkv(x, modulation, angles))
-                attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.config.causal)
+                attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.config.traits.causal)
                 x = block.update(x, attended.transpose(1, 2), modulation)
             return self.output_layer.normalise(x, head)
 
@@ -243,7 +243,7 @@ class Transformer(nn.Module):
 
     def modulation(self, sigma: Tensor | None, device: torch.device) -> list[Modulation]:
         """The modulation of every block, then of the head. Without time conditioning one row serves all."""
-        if not self.config.modulated:
+        if not self.config.traits.modulated:
             return [()] * (self.config.blocks + 1)
         if not self.config.time_conditioning:
             sigma = torch.zeros(1, device=device)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bd3cli.errors import InputError, did_you_mean
-from bd3cli.recipes.settings import SIZES, Recipe
+from bd3cli.recipes.families import BLOCK_DIFFUSION, get_family
+from bd3cli.recipes.options import Facts, facts
+from bd3cli.recipes.settings import SIZES, Recipe, read_by
 from bd3cli.spec import coerce
 
 ENVIRONMENT_PREFIX = "BD3CLI_"
@@ -25,12 +27,12 @@ ENVIRONMENT_PREFIX = "BD3CLI_"
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: dotted name, type, default and explanation."""
+    """One setting: dotted name, type, default and what else is known of it."""
 
     name: str
     annotation: Any
     default: Any
-    help: str
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ def known_keys() -> dict[str, Key]:
     keys: dict[str, Key] = {}
 
     def walk(cls: type, prefix: str) -> None:
-        hints = get_type_hints(cls)
+        hints, known = get_type_hints(cls), facts(cls)
         for f in dataclasses.fields(cls):
             name, annotation = prefix + f.name, hints[f.name]
             if dataclasses.is_dataclass(annotation):
                 walk(annotation, f"{name}.")  # type: ignore[arg-type]
             else:
-                keys[name] = Key(name, annotation, f.default, f.metadata.get("help", ""))
+                keys[name] = Key(name, annotation, f.default, known[f.name])
 
     walk(Recipe, "")
     return keys
@@ -264,35 +266,37 @@ def _parse_override(text: str) -> tuple[str, tuple[Any, str]]:
 def _imply_blocks(values: dict[str, Any], sources: dict[str, str], before: Mapping[str, str]) -> None:
     """Asking for a block size, of what nobody asked to be another family, asks for block diffusion."""
     asked = sources["objective.block_size"] != before["objective.block_size"]
-    if asked and sources["objective.family"] == before["objective.family"] and values["objective.family"] != "bd3lm":
-        values["objective.family"], sources["objective.family"] = "bd3lm", "implied by objective.block_size"
+    unasked = sources["objective.family"] == before["objective.family"]
+    if asked and unasked and not get_family(values["objective.family"]).chooses_blocks:
+        values["objective.family"] = BLOCK_DIFFUSION.name
+        sources["objective.family"] = "implied by objective.block_size"
 
 
 def _refuse_unread_blocks(values: dict[str, Any], sources: dict[str, str]) -> None:
     """A block size on the command line that the family would not read is an error, not an option without effect."""
-    family, size = values["objective.family"], values["objective.block_size"]
-    effective = 1 if family == "ar" else values["model.length"]
+    family, size = get_family(values["objective.family"]), values["objective.block_size"]
+    effective = family.block_size(size, values["model.length"])
     asked = sources["objective.block_size"]
-    if family != "bd3lm" and asked in ("--block-size", "--set") and size != effective:
+    if asked in ("--block-size", "--set") and size != effective:
         raise InputError(
-            f"Block size {size} ({asked}) has no effect on family {family!r}, whose block size is {effective}. "
-            "Leave it out, or choose family bd3lm."
+            f"Block size {size} ({asked}) has no effect on family {family.name!r}, whose block size is {effective}. "
+            f"Leave it out, or choose family {BLOCK_DIFFUSION.name}."
         )
 
 
 def _imply_bernoulli(values: dict[str, Any], sources: dict[str, str], before: Mapping[str, str]) -> None:
-    """Asking for a schedule, a clip or SEDD asks for the masking that goes with it, unless one is named.
-
-    The first two because it reads them; SEDD because it trains better with it (measured, see the benchmarks).
-    """
-    default = known_keys()["objective.masking"].default
+    """Asking for a family, a schedule or a clip asks for the masking that goes with it, unless one is named."""
+    default, family = known_keys()["objective.masking"].default, get_family(values["objective.family"])
     if sources["objective.masking"] != before["objective.masking"] or values["objective.masking"] != default:
         return
-    if values["objective.family"] == "sedd" and sources["objective.family"] != before["objective.family"]:
-        values["objective.masking"], sources["objective.masking"] = "bernoulli", "implied by objective.family"
+    if not family.masks:
         return
-    for key in ("objective.schedule", "objective.clip", "objective.clip_search"):
-        if values[key] != known_keys()[key].default and values["objective.family"] != "ar":
+    if family.default_masking != default and sources["objective.family"] != before["objective.family"]:
+        values["objective.masking"] = family.default_masking
+        sources["objective.masking"] = "implied by objective.family"
+        return
+    for key in (f"objective.{name}" for name in read_by("time")):
+        if values[key] != known_keys()[key].default:
             values["objective.masking"] = "bernoulli"
             sources["objective.masking"] = f"implied by {key}"
             return

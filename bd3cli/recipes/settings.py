@@ -8,19 +8,15 @@ from typing import Any, Literal
 
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.recipes.clips import clip_grid
+from bd3cli.recipes.families import FAMILIES, Family, FamilyName, get_family, listed
+from bd3cli.recipes.options import Reader, facts, option, require_ranges
 
-Family = Literal["ar", "sedd", "mdlm", "bd3lm"]
 TRACKERS = ("tensorboard", "wandb")
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "blocks": 4, "heads": 4, "cond_dim": 128},
     "small": {"hidden_size": 768, "blocks": 12, "heads": 12, "cond_dim": 128},
     "medium": {"hidden_size": 1024, "blocks": 24, "heads": 16, "cond_dim": 128},
 }
-
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its explanation, which `config show` and the docs print."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,10 @@ class DataConfig:
     document: Literal["auto", "file", "paragraph", "line"] = option("auto", "what one document is in plain text")
     packing: Literal["wrap", "pad"] = option("wrap", "cut the stream of documents, or one document a context")
     context: Literal["bos", "bos-eos"] = option("bos", "BOS + L-1 tokens, or the paper's BOS + L-2 tokens + EOS")
-    max_documents: int | None = option(None, "train on a seeded subset of this many documents")
+    max_documents: int | None = option(None, "train on a seeded subset of this many documents", least=1)
     subset_seed: int = option(0, "seed of that subset")
     detokenize: str = option("auto", "detokenizer: the data set's own ('auto'), 'none', or a name")
-    workers: int = option(0, "tokenisation processes; 0 chooses")
+    workers: int = option(0, "tokenisation processes; 0 chooses", least=0, resumable=True)
 
 
 @dataclass(frozen=True)
@@ -50,12 +46,12 @@ class ModelConfig:
     """The network."""
 
     size: Literal["tiny", "small", "medium"] = option("tiny", "preset for the four sizes below")
-    length: int = option(128, "context length L in tokens")
-    hidden_size: int = option(256, "width")
-    blocks: int = option(4, "transformer blocks")
-    heads: int = option(4, "attention heads")
-    cond_dim: int = option(128, "width of the time embedding")
-    dropout: float = option(0.1, "dropout on the residual branches")
+    length: int = option(128, "context length L in tokens", least=2, most=10**7)
+    hidden_size: int = option(256, "width", least=2, most=10**6)
+    blocks: int = option(4, "transformer blocks", least=1, most=10**4)
+    heads: int = option(4, "attention heads", least=1)
+    cond_dim: int = option(128, "width of the time embedding", least=1, most=10**6)
+    dropout: float = option(0.1, "dropout on the residual branches", within=(0.0, 0.999))
     time_conditioning: bool | None = option(
         None, "tell the network the noise level; None: only where the family needs it (sedd)"
     )
@@ -65,53 +61,91 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is minimised in training. None of it reaches evaluation."""
 
-    family: Family = option("bd3lm", "ar, sedd or mdlm (block size = length), or bd3lm")
-    block_size: int = option(4, "block size L' of bd3lm; divides the length")
+    family: FamilyName = option("bd3lm", "ar, sedd or mdlm (block size = length), or bd3lm")
+    block_size: int = option(4, "block size L' of bd3lm; divides the length", least=1)
     masking: str = option("count", "how training masks are drawn: 'count', 'adaptive', 'bernoulli', or a plugin's")
-    schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time")
-    weight: str = option("none", "loss weight")
-    clip: tuple[float, float] | None = option(None, "restrict t to [beta, omega] in training; biased, see the docs")
-    clip_search: Literal["fix", "search"] = option("fix", "keep the clip, or search for the least Var. NELBO")
-    clip_widths: str = option("0.5", "widths of the intervals a search tries, separated by commas")
-    clip_step: float = option(0.1, "grid of the intervals' lower ends")
-    clip_batches: int = option(8, "batches of validation text an interval is tried on, at every validation")
-    resample: bool = option(False, "redraw masks until a block's masked fraction lies in the clip interval")
-    random_batch: bool = option(
-        False, "ar only: train on a random half of the tokens, as many as block diffusion with L'=1 masks"
+    schedule: str = option("loglinear", "noise schedule; only for maskings that draw a time", reader="time")
+    weight: str = option("none", "loss weight", reader="masks")
+    clip: tuple[float, float] | None = option(
+        None, "restrict t to [beta, omega] in training; biased, see the docs", reader="time"
     )
-    normalise_weight: bool = option(False, "scale the loss weight to mean 1 under the training distribution")
+    clip_search: Literal["fix", "search"] = option(
+        "fix", "keep the clip, or search for the least Var. NELBO", reader="time"
+    )
+    clip_widths: str = option("0.5", "widths of the intervals a search tries, separated by commas", reader="search")
+    clip_step: float = option(0.1, "grid of the intervals' lower ends", reader="search")
+    clip_batches: int = option(
+        8, "batches of validation text an interval is tried on, at every validation", least=1, reader="search"
+    )
+    resample: bool = option(
+        False, "redraw masks until a block's masked fraction lies in the clip interval", reader="time"
+    )
+    random_batch: bool = option(
+        False,
+        "ar only: train on a random half of the tokens, as many as block diffusion with L'=1 masks",
+        reader="next-token",
+    )
+    normalise_weight: bool = option(
+        False, "scale the loss weight to mean 1 under the training distribution", reader="masks"
+    )
+
+    @property
+    def traits(self) -> Family:
+        """What its family's networks have in common."""
+        return get_family(self.family)
+
+
+def read_by(*readers: Reader) -> tuple[str, ...]:
+    """The names in the section ``objective`` that nobody else reads."""
+    return tuple(name for name, known in facts(ObjectiveConfig).items() if known.reader in readers)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation and bookkeeping."""
 
-    steps: int = option(1000, "optimizer steps")
-    batch_size: int = option(32, "sequences a step, over all processes and micro-batches")
-    micro_batch_size: int | None = option(None, "sequences a forward pass of a process; None: all of its batch at once")
-    learning_rate: float = option(3e-4, "AdamW step size after warmup")
-    beta1: float = option(0.9, "AdamW beta1")
-    beta2: float = option(0.999, "AdamW beta2")
-    weight_decay: float = option(0.0, "AdamW weight decay")
-    gradient_clip: float = option(1.0, "largest gradient norm; 0 turns clipping off")
-    warmup: int = option(2500, "linear warmup steps; at most a tenth of the run is used")
-    horizon: int | None = option(
-        None, "steps that the tenth and a schedule that moves are measured by; None: the steps the run begins with"
+    steps: int = option(1000, "optimizer steps", least=1, resumable=True)
+    batch_size: int = option(32, "sequences a step, over all processes and micro-batches", least=1, most=10**7)
+    micro_batch_size: int | None = option(
+        None,
+        "sequences a forward pass of a process; None: all of its batch at once",
+        least=1,
+        most=10**7,
+        resumable=True,
     )
-    ema: float = option(0.9999, "decay of the weight average used in evaluation; 0 turns it off")
+    learning_rate: float = option(3e-4, "AdamW step size after warmup", within=(1e-12, 10.0))
+    beta1: float = option(0.9, "AdamW beta1", within=(0.0, 0.999999))
+    beta2: float = option(0.999, "AdamW beta2", within=(0.0, 0.999999))
+    weight_decay: float = option(0.0, "AdamW weight decay", within=(0.0, 10.0))
+    gradient_clip: float = option(1.0, "largest gradient norm; 0 turns clipping off", within=(0.0, 1e9))
+    warmup: int = option(2500, "linear warmup steps; at most a tenth of the run is used", least=0)
+    horizon: int | None = option(
+        None,
+        "steps that the tenth and a schedule that moves are measured by; None: the steps the run begins with",
+        least=1,
+    )
+    ema: float = option(
+        0.9999, "decay of the weight average used in evaluation; 0 turns it off", within=(0.0, 0.999999)
+    )
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "bf16 autocast where the hardware has it")
-    attention: str = option("auto", "block attention backend")
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
-    compile: bool = option(False, "torch.compile the network")
-    check_memory: bool = option(True, "refuse to start what cannot fit the free memory")
-    check_laws: bool = option(True, "refuse to train with a schedule, weight or masking that breaks its laws")
-    parallel: Literal["auto", "ddp", "fsdp"] = option("auto", "how torchrun's processes share the work; auto: ddp")
-    log_every: int = option(10, "steps between metric records")
-    validate_every: int = option(250, "steps between validations")
-    validate_sequences: int = option(256, "sequences of the validation split to use, the same ones every time")
-    checkpoint_every: int = option(250, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "most recent checkpoints kept beside the best one")
-    tracking: str = option("none", "tensorboard, wandb, both separated by a comma, or none; metrics.jsonl in any case")
+    attention: str = option("auto", "block attention backend", resumable=True)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", resumable=True)
+    compile: bool = option(False, "torch.compile the network", resumable=True)
+    check_memory: bool = option(True, "refuse to start what cannot fit the free memory", resumable=True)
+    check_laws: bool = option(
+        True, "refuse to train with a schedule, weight or masking that breaks its laws", resumable=True
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = option(
+        "auto", "how torchrun's processes share the work; auto: ddp", resumable=True
+    )
+    log_every: int = option(10, "steps between metric records", least=1, resumable=True)
+    validate_every: int = option(250, "steps between validations", least=1, resumable=True)
+    validate_sequences: int = option(256, "sequences of the validation split to use, the same ones every time", least=2)
+    checkpoint_every: int = option(250, "steps between checkpoints", least=1, resumable=True)
+    keep_checkpoints: int = option(2, "most recent checkpoints kept beside the best one", least=1, resumable=True)
+    tracking: str = option(
+        "none", "tensorboard, wandb, both separated by a comma, or none; metrics.jsonl in any case", resumable=True
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +154,9 @@ class EvalConfig:
 
     estimator: Literal["count", "uniform", "exact"] = option("count", "estimator of the NELBO")
     control: Literal["none", "ngram"] = option("none", "control variate that lowers the noise of the estimate")
-    draws: int = option(1, "forward passes a sequence for 'count' and 'uniform'")
-    sequences: int | None = option(None, "sequences of the split to use; None: all")
-    batch_size: int = option(32, "sequences a forward pass")
+    draws: int = option(1, "forward passes a sequence for 'count' and 'uniform'", least=1)
+    sequences: int | None = option(None, "sequences of the split to use; None: all", least=2)
+    batch_size: int = option(32, "sequences a forward pass", least=1)
     seed: int = option(0, "seed of the estimator's masks")
 
 
@@ -142,14 +176,12 @@ class Recipe:
     @property
     def block_size(self) -> int:
         """L' in effect: the whole length for mdlm and sedd, 1 for ar."""
-        if self.objective.family == "bd3lm":
-            return self.objective.block_size
-        return 1 if self.objective.family == "ar" else self.model.length
+        return self.objective.traits.block_size(self.objective.block_size, self.model.length)
 
     @property
     def time_conditioning(self) -> bool:
         """Whether the network is told the noise level."""
-        return self.objective.family == "sedd" or bool(self.model.time_conditioning)
+        return self.objective.traits.needs_time or bool(self.model.time_conditioning)
 
     @property
     def horizon(self) -> int:
@@ -169,72 +201,23 @@ class Recipe:
         check_recipe(self)
 
 
-# far beyond what any machine trains, and small enough that the checks that follow are instant
-MOST = {
-    "model.length": 10**7,
-    "model.hidden_size": 10**6,
-    "model.blocks": 10**4,
-    "model.cond_dim": 10**6,
-    "train.batch_size": 10**7,
-    "train.micro_batch_size": 10**7,
-}
-
-
 def check_recipe(recipe: Recipe) -> None:
     """Refuse values that cannot work, before anything expensive starts.
 
     Raises:
         InputError: naming the key, the value and the remedy.
     """
-    model, objective, train = recipe.model, recipe.objective, recipe.train
-    for key, value, least in (
-        ("model.length", model.length, 2),
-        ("model.hidden_size", model.hidden_size, 2),
-        ("model.blocks", model.blocks, 1),
-        ("model.heads", model.heads, 1),
-        ("model.cond_dim", model.cond_dim, 1),
-        ("objective.block_size", objective.block_size, 1),
-        ("objective.clip_batches", objective.clip_batches, 1),
-        ("train.steps", train.steps, 1),
-        ("train.batch_size", train.batch_size, 1),
-        ("train.micro_batch_size", train.micro_batch_size, 1),
-        ("train.warmup", train.warmup, 0),
-        ("train.horizon", train.horizon, 1),
-        ("train.log_every", train.log_every, 1),
-        ("train.validate_every", train.validate_every, 1),
-        ("train.validate_sequences", train.validate_sequences, 2),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.keep_checkpoints", train.keep_checkpoints, 1),
-        ("eval.draws", recipe.eval.draws, 1),
-        ("eval.sequences", recipe.eval.sequences, 2),
-        ("eval.batch_size", recipe.eval.batch_size, 1),
-        ("data.max_documents", recipe.data.max_documents, 1),
-        ("data.workers", recipe.data.workers, 0),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"{key} must be at least {least}, not {value}.")
-        if value is not None and value > (most := MOST.get(key, 10**15)):
-            raise InputError(f"{key} must be at most {most:,}, not {value}.")
-    for key, number, low, high in (
-        ("model.dropout", model.dropout, 0.0, 0.999),
-        ("train.ema", train.ema, 0.0, 0.999999),
-        ("train.beta1", train.beta1, 0.0, 0.999999),
-        ("train.beta2", train.beta2, 0.0, 0.999999),
-        ("train.learning_rate", train.learning_rate, 1e-12, 10.0),
-        ("train.weight_decay", train.weight_decay, 0.0, 10.0),
-        ("train.gradient_clip", train.gradient_clip, 0.0, 1e9),
-    ):
-        if not low <= number <= high:  # also refuses NaN
-            raise InputError(f"{key} must lie between {low:g} and {high:g}, not {number}.")
+    model, train = recipe.model, recipe.train
+    require_ranges(recipe)
     if model.hidden_size % model.heads or (model.hidden_size // model.heads) % 2:
         raise InputError(
             f"model.hidden_size {model.hidden_size} cannot be split into {model.heads} heads of even width. "
             "Choose model.heads so that hidden_size / heads is an even whole number."
         )
-    if objective.family == "bd3lm" and model.length % objective.block_size:
+    if model.length % recipe.block_size:
         fitting = [str(d) for d in range(1, model.length + 1) if model.length % d == 0]
         raise InputError(
-            f"objective.block_size {objective.block_size} does not divide model.length {model.length}. "
+            f"objective.block_size {recipe.block_size} does not divide model.length {model.length}. "
             f"Choose one of {', '.join(fitting)}, or another length."
         )
     for name in trackers(train.tracking):
@@ -261,7 +244,7 @@ def _check_objective(recipe: Recipe) -> None:
     if objective.resample and objective.clip is None:
         raise InputError("objective.resample needs objective.clip: it redraws masks until they lie inside it.")
     if objective.clip_search == "fix":
-        for key in ("clip_widths", "clip_step", "clip_batches"):
+        for key in read_by("search"):
             if getattr(objective, key) != getattr(default, key):
                 raise InputError(
                     f"objective.{key} has no effect while the clip is fixed. Leave it out, or set "
@@ -269,33 +252,29 @@ def _check_objective(recipe: Recipe) -> None:
                 )
     else:
         clip_grid(objective.clip_widths, objective.clip_step)
-    if objective.family == "ar":
-        for key in ("schedule", "weight", "clip", "clip_search", "resample", "normalise_weight"):
-            if getattr(objective, key) != getattr(default, key):
-                raise InputError(
-                    f"objective.{key} has no effect on family 'ar', which masks nothing. Leave it out, "
-                    "or choose family bd3lm, mdlm or sedd."
-                )
-    elif objective.random_batch:
-        raise InputError(
-            f"objective.random_batch is for family 'ar'; the masks of {objective.family!r} are random already. "
-            "Set it to false."
-        )
+    family = objective.traits
+    for key, known in facts(ObjectiveConfig).items():
+        reader = known.reader
+        if reader and not family.has_reader(reader) and getattr(objective, key) != getattr(default, key):
+            raise InputError(
+                f"objective.{key} has no effect on family {family.name!r}, {family.mask_use}. Leave it out, or "
+                f"choose family {listed(f for f in FAMILIES.values() if f.has_reader(reader))}."
+            )
 
 
 def _check_time_conditioning(recipe: Recipe) -> None:
-    wanted, family = recipe.model.time_conditioning, recipe.objective.family
-    if family == "sedd" and wanted is False:
+    wanted, family = recipe.model.time_conditioning, recipe.objective.traits
+    able = [f for f in FAMILIES.values() if f.tells_level]
+    if family.needs_time and wanted is False:
         raise InputError(
-            "model.time_conditioning cannot be false for family 'sedd': a score belongs to a noise level. "
-            "Set it to none, or choose family mdlm."
+            f"model.time_conditioning cannot be false for family {family.name!r}: a score belongs to a noise level. "
+            f"Set it to none, or choose family {listed(f for f in able if not f.needs_time)}."
         )
     if wanted and recipe.block_size < recipe.model.length:
-        levels = "none" if family == "ar" else "one a block"
         raise InputError(
-            f"model.time_conditioning tells the network one noise level a sequence, but family {family!r} with "
-            f"block size {recipe.block_size} of {recipe.model.length} tokens has {levels}. Set it to none, or choose "
-            "family mdlm or sedd."
+            f"model.time_conditioning tells the network one noise level a sequence, but family {family.name!r} with "
+            f"block size {recipe.block_size} of {recipe.model.length} tokens has {family.noise_levels}. Set it "
+            f"to none, or choose family {listed(able)}."
         )
 
 

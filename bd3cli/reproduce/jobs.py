@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from bd3cli.hashing import digest
+from bd3cli.recipes.families import get_family
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.tables import Objective, Row, Table
 from bd3cli.rng import STREAM_VERSION
@@ -46,7 +47,7 @@ class TrainJob:
         """Readable and unique: the run directory's name."""
         objective = {k.removeprefix("objective."): v for k, v in self.settings if k.startswith("objective.")}
         words = [self.corpus, objective["family"]]
-        if objective["family"] == "bd3lm":
+        if get_family(objective["family"]).chooses_blocks:
             words.append(str(objective["block_size"]))
         clip = objective.get("clip")
         extras = [objective.get("schedule"), objective.get("weight"), "-".join(map(str, clip)) if clip else None]

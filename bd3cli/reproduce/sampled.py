@@ -71,8 +71,9 @@ def _quality(folder: Path, judge: Path, seed: int, context: Context) -> dict[str
         "nfe": Measurement(_evaluations(one), note=note),
         "entropy": Measurement(one.entropy, note=note),
     }
-    if run.config.family == "sedd":
-        none = Measurement(None, note="no data: SEDD cannot go beyond its context")
+    traits = run.config.traits
+    if run.config.block_size == length and traits.beyond_context is None:
+        none = Measurement(None, note=f"no data: {traits.label} cannot go beyond its context")
         return found | {"gen_ppl_2l": none, "nfe_2l": none}
     two = _samples(run, 2 * length, seed, context)
     return found | {
@@ -83,11 +84,10 @@ def _quality(folder: Path, judge: Path, seed: int, context: Context) -> dict[str
 
 def _samples(run: Run, length: int, seed: int, context: Context) -> SampleSet:
     assert run.tokenizer is not None
-    beyond = run.config.family == "mdlm" and length > run.config.length
-    steps = length if run.config.family == "sedd" else None
-    request = make_request(
-        run.model, run.tokenizer, length=length, nucleus=NUCLEUS, steps=steps, sampler="semi-ar" if beyond else None
-    )
+    traits = run.config.traits
+    sampler = traits.beyond_context if length > run.config.length else None
+    steps = length if traits.needs_time else None  # its sampler follows the noise level, a step a token
+    request = make_request(run.model, run.tokenizer, length=length, nucleus=NUCLEUS, steps=steps, sampler=sampler)
     num = context.scale.samples
     return generate(run.model, run.tokenizer, request, num=num, seed=seed * num)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from bd3cli.recipes.families import get_family
 from bd3cli.reproduce.jobs import TrainJob, judge_job, row_jobs
 from bd3cli.reproduce.scales import Scale
 from bd3cli.reproduce.tables import Table
@@ -37,7 +38,7 @@ class Training:
     @property
     def cost(self) -> float:
         """Units: a block diffusion step carries the clean sequence beside the noisy one."""
-        return self.job.steps * (2 if dict(self.job.settings)["objective.family"] == "bd3lm" else 1)
+        return self.job.steps * (2 if get_family(dict(self.job.settings)["objective.family"]).reads_clean else 1)
 
 
 @dataclass(frozen=True)

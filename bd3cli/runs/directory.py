@@ -224,7 +224,7 @@ def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, A
 
 def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
     """Which distribution and version provided each plugin the objective names."""
-    if resolved.recipe.objective.family == "ar":
+    if not resolved.recipe.objective.traits.masks:
         return {}
     plugins, objective = load_plugins(), resolved.recipe.objective
     registries: dict[str, Registry[Any]] = {

@@ -91,7 +91,7 @@ class Run:
             InputError: inputs that do not fit the network.
         """
         c = self.config
-        blocks = c.family == "bd3lm" and c.block_size < c.length
+        blocks = c.two_halves
         if blocks != (x_0 is not None):
             need = "needs x_0, the clean tokens beside x_t" if blocks else "takes no x_0"
             raise InputError(f"A {c.family} network with block size {c.block_size} {need}.")
@@ -106,12 +106,12 @@ class Run:
             raise InputError(f"sigma is {list(sigma.shape)}; it needs one value a sequence, [{x_t.shape[0]}].")
         with evaluating(self.model):
             logits = self.model.logits(self.model(x_t, x_0, sigma)).float()
-        if c.family == "sedd":
-            assert sigma is not None, "a sedd network is conditioned on time"
+        if c.traits.parameterization == "score":
+            assert sigma is not None, "a score is conditioned on time"
             return log_scores(logits, x_t, sigma)
         if c.mask_id is None:
             return logits.log_softmax(-1)
-        if c.family == "ar":
+        if c.traits.parameterization == "next-token":
             logits[..., c.mask_id] = -torch.inf
             return logits.log_softmax(-1)
         return subs_log_probs(logits, x_t, c.mask_id)

@@ -82,8 +82,10 @@ def template_ids(template: str, tokenizer: Tokenizer, config: TransformerConfig)
 
     ``\[MASK:n]`` is text.
     """
-    if config.family == "ar":
-        raise InputError("An ar network writes from left to right and cannot fill in a template. Use --prompt.")
+    if not config.traits.masks:
+        raise InputError(
+            f"An {config.family} network writes from left to right and cannot fill in a template. Use --prompt."
+        )
     assert config.mask_id is not None
     ids = [tokenizer.bos_id]
     pieces = HOLE.split(template)
@@ -110,8 +112,9 @@ def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tup
         raise InputError(f"The length must be at most {LONGEST:,} tokens, not {_shortened(str(wanted))}.")
     if wanted < 2:
         raise InputError(f"The length must be at least 2 tokens, BOS among them, not {wanted}.")
-    if wanted > context and config.block_size == context and sampler != "semi-ar":
-        remedy = " Longer ones need --sampler semi-ar." if config.family == "mdlm" else ""
+    beyond = config.traits.beyond_context
+    if wanted > context and config.block_size == context and sampler != beyond:
+        remedy = f" Longer ones need --sampler {beyond}." if beyond else ""
         raise InputError(
             f"The length must lie between 2 and the model's context of {context} tokens, not {wanted}: a "
             f"{config.family} network with one block of the whole context cannot go beyond it.{remedy}"

@@ -44,7 +44,7 @@ class BD3LM(LM):  # type: ignore[misc]
         self.tokens = self.run.tokenizer
         self.batch_size = int(batch_size)
         self.options: dict[str, Any] = {"estimator": estimator, "draws": int(draws), "seed": int(seed)}
-        self.bound = self.run.config.family != "ar" and self.run.config.block_size > 1
+        self.bound = self.run.config.traits.is_bound(self.run.config.block_size)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log p, is greedy) of each (context, continuation); see `greedy_matches` for what greedy means."""

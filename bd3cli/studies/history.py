@@ -9,6 +9,7 @@ from typing import Any
 
 from bd3cli.errors import InputError
 from bd3cli.exchange.inspection import chain
+from bd3cli.recipes.families import NAMES, get_family
 from bd3cli.recipes.resolve import known_keys
 from bd3cli.runs.directory import METRICS, RECORD, RunDirectory
 from bd3cli.studies.curves import Curve, Panel
@@ -46,12 +47,13 @@ class History:
         """One row of ``runs list``."""
         recipe, best = self.record.get("recipe", {}), self.best
         family = recipe.get("objective.family")
+        chosen = family in NAMES and get_family(family).chooses_blocks
         return {
             "run": str(self.path),
             "status": self.record.get("status"),
             "created": self.record.get("created"),
             "family": family,
-            "block_size": recipe.get("objective.block_size") if family == "bd3lm" else None,
+            "block_size": recipe.get("objective.block_size") if chosen else None,
             "length": recipe.get("model.length"),
             "parameters": self.record.get("parameters"),
             "data": recipe.get("data.name"),

@@ -106,7 +106,7 @@ class RunJudge(Judge):
         self.run, self.tokenizer = run, run.tokenizer
         self.name, self.fingerprint = str(run.path), run.tokenizer.fingerprint
         self.window = min(WINDOW, run.config.length)
-        self.bound = run.config.family != "ar"
+        self.bound = run.config.traits.likelihood == "bound"
         self.stride = run.config.length - 1 if self.bound else max(1, self.window // 2)
         if self.bound:
             self.window = run.config.length

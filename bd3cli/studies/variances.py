@@ -34,7 +34,7 @@ LEARNING_BATCHES = 200  # of the training split, for a masking that learns and h
 def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
     """How a run's training drew its masks, lastly where it searched; None for ``ar``, which draws none."""
     o = recipe.objective
-    if o.family == "ar":
+    if not o.traits.masks:
         return None
     clip = o.clip
     if o.clip_search == "search":
@@ -94,8 +94,9 @@ def run_objective(run: Run, recipe: Recipe, scheme: Scheme) -> tuple[Objective, 
     Raises:
         InputError: an ``ar`` run, or a scheme that does not exist or cannot be trained.
     """
-    if run.config.family == "ar":
-        raise InputError(f"{run.path} is an 'ar' run: it masks nothing, so its loss has no such variance.")
+    if not run.config.traits.masks:
+        family = run.config.family
+        raise InputError(f"{run.path} is an {family!r} run: it masks nothing, so its loss has no such variance.")
     c = run.config
     assert c.mask_id is not None
     config = replace(scheme.applied(recipe.objective), weight=ObjectiveConfig().weight, normalise_weight=False)
@@ -130,11 +131,11 @@ def with_block_size(run: Run, block_size: int | None) -> Run:
     c = run.config
     if block_size is None or block_size == c.block_size:
         return run
-    if c.family not in ("bd3lm", "mdlm") or c.time_conditioning:
+    if c.traits.recut is None or c.time_conditioning:
         raise InputError(f"{run.path} is of family {c.family}, which cannot have block size {block_size}.")
     if c.length % block_size:
         raise InputError(f"Block size {block_size} does not divide the run's length {c.length}.")
-    model = Transformer(replace(c, family="bd3lm", block_size=block_size), run.model.attention)
+    model = Transformer(replace(c, family=c.traits.recut, block_size=block_size), run.model.attention)
     model.load_state_dict(run.model.state_dict())
     return replace(run, model=model.to(next(run.model.parameters()).device).eval())
 

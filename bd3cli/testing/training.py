@@ -45,7 +45,7 @@ def require_lawful(objective: ObjectiveConfig, refuse: bool, notice: Callable[[s
 
 def broken_laws(objective: ObjectiveConfig) -> list[str]:
     """One sentence for each part of an objective that breaks a law: the first it breaks, and where to see all."""
-    if objective.family == "ar":
+    if not objective.traits.masks:
         return []
     masking, weight = get_masking(objective.masking), get_weight(objective.weight)
     found, beside = [], None

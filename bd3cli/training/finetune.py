@@ -19,7 +19,7 @@ from bd3cli.model.formats.upstream import is_upstream
 from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve
-from bd3cli.recipes.settings import ObjectiveConfig
+from bd3cli.recipes.settings import ObjectiveConfig, read_by
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
@@ -27,10 +27,7 @@ from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.trainer import Trainer
 
 Weights = Literal["averaged", "raw"]
-READ_BY_SCHEDULES = tuple(
-    f"objective.{name}"
-    for name in ("schedule", "clip", "clip_search", "clip_widths", "clip_step", "clip_batches", "resample")
-)
+READ_BY_SCHEDULES = tuple(f"objective.{name}" for name in read_by("time", "search"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def keep_optimizer(trainer: Trainer, state: dict[str, Any], config: TransformerC
     Raises:
         InputError: the networks do not have the same parameters.
     """
-    if config.modulated != trainer.model.config.modulated:
+    if config.traits.modulated != trainer.model.config.traits.modulated:
         raise InputError(
             f"--keep-optimizer: {source} is of family {config.family!r}, which lacks parameters that "
             f"{trainer.model.config.family!r} has. Leave it out: the optimizer then starts afresh."
@@ -120,7 +117,7 @@ def require_inherited(
     Raises:
         InputError: naming the package to install and the option that would do without.
     """
-    if objective.family == "ar":
+    if not objective.traits.masks:
         return
     for kind, used in uses.items():
         if getattr(objective, kind) == getattr(parent, kind):
@@ -133,7 +130,7 @@ def require_inherited(
 def drop_unread(resolved: Resolved, base: Resolved) -> Resolved:
     """Asking for a masking that draws no time drops the schedule and the clip that only came with the run."""
     key, objective = "objective.masking", resolved.recipe.objective
-    if resolved.sources[key] == base.sources[key] or objective.family == "ar":
+    if resolved.sources[key] == base.sources[key] or not objective.traits.masks:
         return resolved
     if get_masking(objective.masking).uses_schedule:
         return resolved

@@ -62,9 +62,9 @@ def estimate(
     state = held if shards == 1 else held // shards + 8 * parameters  # gathered weights and their gradients
     if precision == "bf16":
         state += 2 * parameters  # autocast keeps the weights it has cast
-    halves = 2 if config.family in ("bd3lm", "sedd") and config.block_size < config.length else 1
+    halves = 2 if config.two_halves else 1
     row = config.length * config.hidden_size
-    kept = KEPT[precision, config.modulated] + (KEPT_BY_DROPOUT[precision] if config.dropout else 0)
+    kept = KEPT[precision, config.traits.modulated] + (KEPT_BY_DROPOUT[precision] if config.dropout else 0)
     layers = halves * (config.blocks - 1) + 1  # the last block works on one half
     activations = rows * row * (kept * layers + LIVE * halves + HEAD)
     scored = rows * config.length * config.vocab_size * 4

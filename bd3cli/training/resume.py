@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bd3cli.diffusion.objective import Objective
 from bd3cli.errors import InputError
 from bd3cli.plugins import require_used
-from bd3cli.recipes.resolve import Resolved, layered
+from bd3cli.recipes.resolve import Resolved, known_keys, layered
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import read_recipe
 from bd3cli.runs.directory import RunDirectory
@@ -23,24 +23,7 @@ if TYPE_CHECKING:
     from bd3cli.training.trainer import Trainer
 
 STAGES = 64  # at which a schedule is looked at to see whether it moves
-CHANGEABLE = frozenset(
-    {
-        "train.steps",
-        "train.micro_batch_size",
-        "train.log_every",
-        "train.validate_every",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.device",
-        "train.attention",
-        "train.compile",
-        "train.parallel",
-        "train.check_memory",
-        "train.check_laws",
-        "train.tracking",
-        "data.workers",
-    }
-)
+CHANGEABLE = frozenset(name for name, key in known_keys().items() if key.facts.resumable)
 
 
 def resume_recipe(

@@ -148,7 +148,7 @@ def prepare(recipe: Recipe, reporter: Reporter, group: Group | None = None) -> T
         name: load_split(recipe.data, name, recipe.model.length, progress=reporter.data)
         for name in ("train", "validation")
     }
-    if recipe.objective.family != "ar":
+    if recipe.objective.traits.masks:
         objective = replace(objective, token_counts=token_counts(splits["train"], tokenizer.vocab_size))
     seed_torch(recipe.seed, "initialisation")
     model = Transformer(config, choice.name).to(device)

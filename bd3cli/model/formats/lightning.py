@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.model.formats.pickled import Inert, load_pickled
-from bd3cli.model.formats.upstream import FAMILIES
 from bd3cli.model.names import PREFIX, published_names
 from bd3cli.model.state import BUFFERS
+from bd3cli.recipes.families import NAMES
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def described(settings: dict[str, Any]) -> dict[str, Any]:
     }
     numbers = ("model_length", "block_size")
     known = {k: v for k, v in names.items() if v is not None and not (k in numbers and type(v) is not int)}
-    if known.get("model_type") not in FAMILIES:
+    if known.get("model_type") not in NAMES:
         known.pop("model_type", None)
     return known
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bd3cli.errors import InputError, did_you_mean
-from bd3cli.model.config import Family, TransformerConfig
+from bd3cli.model.config import TransformerConfig
 from bd3cli.model.names import CLIP, PREFIX, published_names
 from bd3cli.model.state import load_tensors, require_same
 from bd3cli.model.transformer import Transformer, expected_tensors
+from bd3cli.recipes.families import NAMES, get_family
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SIZES = {
@@ -27,7 +28,6 @@ SIZES = {
     "n_blocks": 1 << 10,
     "n_heads": 1 << 10,
 }  # the most of each that is believed, before anything of that size is made
-FAMILIES: tuple[Family, ...] = ("ar", "sedd", "mdlm", "bd3lm")
 
 
 def is_upstream(path: Path) -> bool:
@@ -103,7 +103,7 @@ def described(config: TransformerConfig) -> dict[str, Any]:
         "attn_backend": "sdpa",
         "block_size": config.block_size,
         "cond_dim": config.cond_dim,
-        "cross_attn": config.family == "bd3lm",
+        "cross_attn": config.traits.reads_clean,
         "dropout": config.dropout,
         "hidden_dim": config.hidden_size,
         "model_length": config.length,
@@ -130,16 +130,17 @@ def upstream_config(raw: dict[str, Any], source: str) -> TransformerConfig:
     """
     try:
         family = raw["model_type"]
-        if family not in FAMILIES:
-            raise InputError(f"model_type {family!r} is none of {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}")
+        if family not in NAMES:
+            raise InputError(f"model_type {family!r} is none of {', '.join(NAMES)}.{did_you_mean(family, NAMES)}")
+        traits = get_family(family)
         for name, most in SIZES.items():
             if not 1 <= int(raw.get(name, 1)) <= most:
                 raise InputError(f"{name} is {raw[name]!r}; it must be a whole number from 1 to {most}.")
         length, vocab = int(raw["model_length"]), int(raw["vocab_size"])
-        block_size = {"ar": 1, "bd3lm": int(raw.get("block_size", 1))}.get(family, length)
-        causal = bool(raw.get("causal", family == "ar"))
+        block_size = traits.block_size(int(raw.get("block_size", 1)), length)
+        causal = bool(raw.get("causal", traits.causal))
         modulated = bool(raw.get("adaln", not causal))
-        if causal != (family == "ar") or modulated == causal:
+        if causal != traits.causal or modulated != traits.modulated:
             raise InputError(
                 f"causal={causal}, adaln={modulated} is not a network of family {family!r} "
                 "(ar: causal without adaln; the others: adaln, not causal)."
