@@ -6,15 +6,18 @@ may look faster than another merely because it masks more tokens in a step.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bd3cli.bench.maskings import TEST, Comparison, Entry, entries, read_comparison
+from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import mean_of
+from bd3cli.evaluation.likelihood import LikelihoodSummary
+from bd3cli.records import read_json
 from bd3cli.runs.directory import METRICS, RunDirectory
+from bd3cli.runs.records import ValidationRow
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # [V] steps, masked tokens and bits per byte of each validation
 
@@ -61,11 +64,9 @@ def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[di
                 "seeds": sorted(found),
                 "validation": interval([float(mine[s][2][-1]) for s in sorted(mine)]),
                 "validation_minus_baseline": interval([float(mine[s][2][-1] - base[s][2][-1]) for s in seeds]),
-                "test": interval([tests[s]["bits_per_byte"] for s in sorted(tests)]),
+                "test": interval([_bits(tests[s]) for s in sorted(tests)]),
                 "test_ppl": interval([tests[s]["ppl"] for s in sorted(tests)]),
-                "test_minus_baseline": interval(
-                    [tests[s]["bits_per_byte"] - base_tests[s]["bits_per_byte"] for s in seeds]
-                ),
+                "test_minus_baseline": interval([_bits(tests[s]) - _bits(base_tests[s]) for s in seeds]),
                 "steps_to_baseline": reached,
                 "masked_tokens": float(np.mean([c[1][-1] for c in mine.values()])),
                 "equal_masked": interval([a for a, _ in equal.values()]),
@@ -77,13 +78,18 @@ def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[di
 
 
 def curve(run: Path) -> Curve:
-    """The validations of a run."""
-    rows = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if "validation" in row]
+    """The validations of a run.
+
+    Raises:
+        InputError: it has none.
+    """
+    rows = [row for row in RunDirectory(run).metrics() if isinstance(row, ValidationRow)]
+    if not rows:
+        raise InputError(f"{run / METRICS} holds no validation. Remove {run}; it will be trained again.")
     return (
-        np.array([row["step"] for row in rows], dtype=float),
-        np.array([row["masked_tokens"] for row in rows], dtype=float),
-        np.array([row["validation"]["bits_per_byte"] for row in rows], dtype=float),
+        np.array([row.step for row in rows], dtype=float),
+        np.array([row.masked_tokens for row in rows], dtype=float),
+        np.array([_bits(row.validation) for row in rows], dtype=float),
     )
 
 
@@ -177,11 +183,19 @@ def _at_masked(found: Curve, masked: float) -> float:
     return float(np.interp(masked, found[1], found[2]))
 
 
-def _read_test(entry: Entry) -> dict[str, Any]:
-    test: dict[str, Any] = json.loads((entry.folder / TEST).read_text(encoding="utf-8"))
-    return test
+def _read_test(entry: Entry) -> LikelihoodSummary:
+    return read_json(LikelihoodSummary, entry.folder / TEST)
 
 
-def _learned(folder: Path) -> dict[str, Any] | None:
-    learned: dict[str, Any] | None = RunDirectory(folder).read_record().get("progress", {}).get("masking")
-    return learned
+def _bits(found: LikelihoodSummary) -> float:
+    """Bits per byte, in which everything here is compared."""
+    bits = found.get("bits_per_byte")
+    if bits is None:
+        raise InputError("Maskings are compared in bits per byte, and the tokens of these runs spell no bytes.")
+    return bits
+
+
+def _learned(folder: Path) -> object:
+    """What a masking that learns says it has learned."""
+    progress = RunDirectory(folder).read_record().progress
+    return None if progress is None else progress.masking

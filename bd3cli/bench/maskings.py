@@ -19,6 +19,7 @@ from bd3cli.bench.timing import environment
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
+from bd3cli.files import write_whole
 from bd3cli.recipes.resolve import Resolved, known_keys, layered
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
@@ -132,7 +133,7 @@ def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
         "comparison": asdict(comparison), "recipe": values, "stream_version": STREAM_VERSION,
         "environment": _environment(),
     }  # fmt: skip
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def read_comparison(out: Path) -> tuple[Comparison, dict[str, Any]]:
@@ -160,7 +161,7 @@ def _resolved(base: Resolved, entry: Entry) -> Resolved:
 
 def _train(resolved: Resolved, folder: Path, argv: list[str], reporter: Reporter) -> int | None:
     if (folder / RECORD).is_file():
-        if RunDirectory(folder).read_record()["status"] == "finished":
+        if RunDirectory(folder).read_record().status == "finished":
             return None
         if CheckpointStore(folder / "checkpoints").names():
             again = resume_recipe(folder, None, {}, [])
@@ -175,9 +176,7 @@ def _test(folder: Path, comparison: Comparison) -> None:
     result = run.evaluate(
         run.split("test"), estimator="count", draws=comparison.test_draws, sequences=comparison.test_sequences, seed=0
     )
-    part = folder / f".{TEST}.part"
-    part.write_text(json.dumps(result.summary(), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / TEST)
+    write_whole(folder / TEST, json.dumps(result.summary(), indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.plain import from_plain
+from bd3cli.records import read_json
+from bd3cli.runs.records import CheckpointState
 
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 PROGRESS = "progress.json"
@@ -29,11 +31,11 @@ class Checkpoint:
 
     Attributes:
         path: its directory.
-        state: ``step``, the validation result if any, and checksums.
+        state: what is known of it: its step, the validation if any, and checksums.
     """
 
     path: Path
-    state: dict[str, Any]
+    state: CheckpointState
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -43,20 +45,18 @@ class Checkpoint:
             InputError: what says of its files is damaged.
         """
         try:
-            state = json.loads((path / STATE).read_text())
-            dict(state["sha256"]), int(state["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / STATE} is damaged: {error}. Use another checkpoint.") from error
-        return Checkpoint(path, state)
+            return Checkpoint(path, read_json(CheckpointState, path / STATE))
+        except InputError as error:
+            raise InputError(f"{path / STATE} is damaged: {error} Use another checkpoint.") from error
 
     @property
     def step(self) -> int:
-        return int(self.state["step"])
+        return self.state.step
 
     @property
     def averaged(self) -> bool:
         """Whether it holds averaged weights beside the raw ones."""
-        return AVERAGE in self.state["sha256"]
+        return AVERAGE in self.state.sha256
 
     def weights(self, average: bool = True) -> dict[str, Tensor]:
         """The averaged weights when there are any and they are wanted, else the raw ones.
@@ -77,7 +77,7 @@ class Checkpoint:
         Raises:
             InputError: it is damaged, or there is none, as in an imported checkpoint.
         """
-        if OPTIMIZER not in self.state["sha256"]:
+        if OPTIMIZER not in self.state.sha256:
             raise InputError(
                 f"{self.path} holds no optimizer state, since it was imported. Start a run from it: bd3cli finetune."
             )
@@ -100,7 +100,7 @@ class Checkpoint:
         Raises:
             InputError: it is damaged, or there is none, as in an imported checkpoint.
         """
-        if PROGRESS not in self.state["sha256"]:
+        if PROGRESS not in self.state.sha256:
             return self._old_progress()
         self._compare(PROGRESS)
         try:
@@ -125,11 +125,11 @@ class Checkpoint:
         Raises:
             InputError: naming the first that is not what was written.
         """
-        for name in self.state["sha256"]:
+        for name in self.state.sha256:
             self._compare(name)
 
     def _compare(self, name: str) -> None:
-        path, expected = self.path / name, self.state["sha256"].get(name)
+        path, expected = self.path / name, self.state.sha256.get(name)
         if expected is None:
             raise InputError(f"{self.path / STATE} knows nothing of {name}. Use another checkpoint (--checkpoint).")
         try:

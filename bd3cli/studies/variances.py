@@ -165,9 +165,9 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
     return learner.masking(), f"here, from {count} batches of the training split"
 
 
-def _uses(run: Run) -> dict[str, Any]:
+def _uses(run: Run) -> dict[str, dict[str, str]]:
     """The plugins that drew the run's training masks; loss weights do not count here."""
-    return {kind: used for kind, used in run.record.get("uses", {}).items() if kind != "weight"}
+    return {kind: used for kind, used in run.record.uses.items() if kind != "weight"}
 
 
 def _progress(run: Run) -> dict[str, Any]:

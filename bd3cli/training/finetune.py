@@ -23,6 +23,7 @@ from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
+from bd3cli.runs.records import Parent, RunRecord
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.trainer import Trainer
 
@@ -49,7 +50,7 @@ class Start:
     tensors: dict[str, Tensor]
     optimizer: dict[str, Any] | None
     tokenizer: str
-    record: dict[str, Any]
+    record: Parent
 
     def apply(self, trainer: Trainer) -> None:
         """Put the weights, and the optimizer's state if it is kept, into a fresh trainer.
@@ -108,7 +109,7 @@ def finetune_recipe(
     sources["train.horizon"] = "default"
     base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
     resolved = drop_unread(resolve(recipe, options, overrides, environment, base), base)
-    require_inherited(record.get("uses", {}), resolved.recipe.objective, parent.objective, run)
+    require_inherited(record.uses, resolved.recipe.objective, parent.objective, run)
     return resolved
 
 
@@ -170,7 +171,7 @@ def load_start(
         config=network_config(recipe, tokenizer),
         tensors=tensors,
         optimizer=None if state is None else state["optimizer"],
-        tokenizer=str(record.get("tokenizer", {}).get("fingerprint")),
+        tokenizer=str(record.fingerprint),
         record={
             "run": str(run.absolute()),
             "checkpoint": found.path.name,
@@ -180,14 +181,14 @@ def load_start(
             "optimizer": "kept" if optimizer else "fresh",
             "family": recipe.objective.family,
             "block_size": recipe.block_size,
-            "recipe": record.get("recipe"),
-            "imported": record.get("imported"),
-            "parent": record.get("parent"),
+            "recipe": record.recipe,
+            "imported": record.imported,
+            "parent": record.parent,
         },
     )
 
 
-def read_parent(run: Path) -> dict[str, Any]:
+def read_parent(run: Path) -> RunRecord:
     """The record of the run to start from."""
     if is_upstream(run) and not (run / RECORD).exists():
         raise InputError(

@@ -20,8 +20,10 @@ from bd3cli.model import Transformer
 from bd3cli.model.config import network_config
 from bd3cli.model.state import require_fit
 from bd3cli.recipes.settings import Recipe
+from bd3cli.records import parse
 from bd3cli.rng import seed_torch
 from bd3cli.runs.checkpoint import Checkpoint
+from bd3cli.runs.records import RunRecord, SplitFacts
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.clip_search import ClipSearch
@@ -210,25 +212,27 @@ def token_counts(split: PackedSplit, vocab_size: int) -> Tensor:
     return counts
 
 
-def facts(trainer: Trainer) -> dict[str, Any]:
-    """What the run record says about choices made at start."""
+def described(record: RunRecord, trainer: Trainer) -> RunRecord:
+    """`record` with the choices made at start."""
     choice = choose_backend(trainer.recipe.train.attention, trainer.device, torch.float32)
-    return {
-        "device": str(trainer.device),
-        "memory_estimate": trainer.memory.total,
-        "processes": {"number": trainer.group.size, "parallel": trainer.parallel},
-        "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
-        "attention": {"backend": choice.name, "reason": choice.reason},
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "horizon": trainer.recipe.horizon,
-        "warmup_steps": trainer.recipe.warmup_steps,
-        "tokenizer": {"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
-        "entropy_stop": entropy_rule(trainer.train, trainer.tokenizer),
-        "data": {
-            name: {"fingerprint": split.fingerprint, **split.description}
-            for name, split in (("train", trainer.train), ("validation", trainer.validation))
+    splits = (("train", trainer.train), ("validation", trainer.validation))
+    return replace(
+        record,
+        device=str(trainer.device),
+        memory_estimate=trainer.memory.total,
+        processes={"number": trainer.group.size, "parallel": trainer.parallel},
+        precision={"name": trainer.precision.name, "reason": trainer.precision.reason},
+        attention={"backend": choice.name, "reason": choice.reason},
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+        horizon=trainer.recipe.horizon,
+        warmup_steps=trainer.recipe.warmup_steps,
+        tokenizer={"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
+        entropy_stop=entropy_rule(trainer.train, trainer.tokenizer),
+        data={
+            name: parse(SplitFacts, {"fingerprint": split.fingerprint, **split.description}, name)
+            for name, split in splits
         },
-    }
+    )
 
 
 @dataclass(frozen=True)
@@ -303,16 +307,16 @@ def restore(trainer: Trainer, saved: SavedState | None) -> None:
     trainer.step = step
 
 
-def check_data_unchanged(record: dict[str, Any], trainer: Trainer) -> None:
+def check_data_unchanged(record: RunRecord, trainer: Trainer) -> None:
     """Refuse to resume on other data, or with another tokenizer, than the run began with."""
-    known, tokenizer = record.get("tokenizer", {}).get("fingerprint"), trainer.tokenizer
+    known, tokenizer = record.fingerprint, trainer.tokenizer
     if known != tokenizer.fingerprint:
         raise InputError(
             f"The tokenizer {tokenizer.name!r} is not the one this run began with (fingerprint "
             f"{tokenizer.fingerprint[:12]}, recorded {str(known)[:12]}). Restore the original, or start a new run."
         )
     for name, split in (("train", trainer.train), ("validation", trainer.validation)):
-        before = record.get("data", {}).get(name, {}).get("fingerprint")
+        before = record.data.get(name, SplitFacts()).fingerprint
         if before != split.fingerprint:
             raise InputError(
                 f"The {name} data have changed since this run began (fingerprint {split.fingerprint[:12]}, "
