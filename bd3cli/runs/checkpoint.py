@@ -7,9 +7,9 @@ import json
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.plain import from_plain
-from bd3cli.records import read_json
-from bd3cli.runs.records import CheckpointState
+from bd3cli.records import parse, read_json
+from bd3cli.runs.records import CheckpointState, SavedOptimizer, SavedProgress
 
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 PROGRESS = "progress.json"
@@ -71,7 +71,7 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{self.path / name} cannot be read: {error}.") from error
 
-    def optimizer(self) -> dict[str, Any]:
+    def optimizer(self) -> SavedOptimizer:
         """Optimizer and scheduler state.
 
         Raises:
@@ -85,16 +85,16 @@ class Checkpoint:
         try:
             with warnings.catch_warnings():  # what is odd about a file is said by refusing it
                 warnings.simplefilter("ignore")
-                state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
+                state: object = torch.load(self.path / OPTIMIZER, weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
             reason = f"it wants to call {named[1]}, which was not done" if named else "it is no pickle of tensors"
             raise InputError(f"{self.path / OPTIMIZER} is not an optimizer's state: {reason}.") from error
         except Exception as error:  # the file may be anything, and the unpickler may trip over it in any way
             raise InputError(f"{self.path / OPTIMIZER} cannot be read: {reason_of(error)}.") from error
-        return state
+        return parse(SavedOptimizer, state, str(self.path / OPTIMIZER))
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> SavedProgress:
         """What was learned and searched about masks, and how many tokens were masked.
 
         Raises:
@@ -105,19 +105,14 @@ class Checkpoint:
         self._compare(PROGRESS)
         try:
             progress = from_plain(json.loads((self.path / PROGRESS).read_text(encoding="utf-8")))
-            if not isinstance(progress, dict):
-                raise ValueError("not a JSON object")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, RecursionError) as error:
             raise InputError(f"{self.path / PROGRESS} cannot be read: {reason_of(error)}.") from error
-        return progress
+        return parse(SavedProgress, progress, f"{self.path / PROGRESS} cannot be read")
 
-    def _old_progress(self) -> dict[str, Any]:
+    def _old_progress(self) -> SavedProgress:
         """The same of a checkpoint from before there was such a file: it is inside the optimizer's."""
-        state: object = self.optimizer()
-        progress = state.get("progress") if isinstance(state, dict) else None
-        if not isinstance(progress, dict):
-            raise InputError(f"The optimizer state of {self.path} is not one: it holds no progress.")
-        return progress
+        state: Mapping[str, object] = self.optimizer()
+        return parse(SavedProgress, state.get("progress"), f"{self.path / OPTIMIZER}: its progress")
 
     def verify(self) -> None:
         """Compare every file with its SHA-256.

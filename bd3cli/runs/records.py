@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from torch import Tensor
+
 from bd3cli.evaluation.clip_search import ChosenClip
 from bd3cli.evaluation.likelihood import LikelihoodSummary
 from bd3cli.records import Record, as_plain, optional
@@ -222,6 +224,60 @@ class _Validated(MetricsRow):
 @dataclass(frozen=True, kw_only=True)
 class ValidationRow(Progress, _Validated):
     """A validation of the averaged weights, and how far training had come."""
+
+
+class MaskedTokens(TypedDict):
+    """The part of `SavedProgress` that is always there."""
+
+    masked_tokens: int
+
+
+class LearnedState(TypedDict):
+    """What a masking's learner has learned, and what it had at the beginning of each window of steps in use."""
+
+    learner: dict[str, object]
+    windows: dict[int, dict[str, object]]
+
+
+class SavedProgress(MaskedTokens, total=False):
+    """``progress.json`` of a checkpoint: what was learned and searched about masks; None where nothing was."""
+
+    masking: LearnedState | None
+    clip_search: list[ChosenClip] | None
+
+
+class AdamState(TypedDict):
+    """AdamW's state of one parameter."""
+
+    step: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+class ParameterGroup(TypedDict):
+    """The parameters of a group by number; its settings stand beside them."""
+
+    params: list[int]
+
+
+class OptimizerState(TypedDict):
+    """``AdamW.state_dict()``: by number of the parameter, and its groups."""
+
+    state: dict[int, AdamState]
+    param_groups: list[ParameterGroup]
+
+
+class WarmupState(TypedDict):
+    """``LambdaLR.state_dict()``, of which this is looked at."""
+
+    last_epoch: int
+
+
+class SavedOptimizer(TypedDict):
+    """``optimizer.pt`` of a checkpoint."""
+
+    optimizer: OptimizerState
+    warmup: WarmupState
 
 
 @dataclass(frozen=True, kw_only=True)

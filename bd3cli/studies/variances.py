@@ -22,6 +22,7 @@ from bd3cli.plugins import require_used
 from bd3cli.recipes.settings import ObjectiveConfig, Recipe
 from bd3cli.rng import permutation
 from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.records import SavedProgress
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.trainer import token_counts
 
@@ -39,7 +40,7 @@ def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
     clip = o.clip
     if o.clip_search == "search":
         history = _progress(run).get("clip_search")
-        clip = tuple(history[-1]["clip"]) if history else clip
+        clip = (history[-1]["clip"][0], history[-1]["clip"][1]) if history else clip
     return Scheme("training", o.masking, o.schedule, clip, o.resample)
 
 
@@ -170,20 +171,23 @@ def _uses(run: Run) -> dict[str, dict[str, str]]:
     return {kind: used for kind, used in run.record.uses.items() if kind != "weight"}
 
 
-def _progress(run: Run) -> dict[str, Any]:
+def _progress(run: Run) -> SavedProgress:
     """What the checkpoint in use says about masks: what was learned, and searched."""
     return CheckpointStore(run.path / "checkpoints").load(run.checkpoint).progress()
 
 
-def take_up(learner: Learner, progress: dict[str, Any]) -> None:
+def take_up(learner: Learner, progress: SavedProgress) -> None:
     """Put into a learner what it had learned by a checkpoint.
 
     Raises:
         InputError: it is not its own, as after a change of the plugin.
     """
+    known = progress.get("masking")
+    if known is None:
+        raise InputError("What the masking learned in training is not in the checkpoint.")
     try:
         with blaming_plugins():
-            learner.load_state_dict(progress["masking"]["learner"])
+            learner.load_state_dict(known["learner"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -23,7 +23,7 @@ from bd3cli.recipes.settings import ObjectiveConfig
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
-from bd3cli.runs.records import Parent, RunRecord
+from bd3cli.runs.records import OptimizerState, Parent, RunRecord
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ class Start:
 
     config: TransformerConfig
     tensors: dict[str, Tensor]
-    optimizer: dict[str, Any] | None
+    optimizer: OptimizerState | None
     tokenizer: str
     record: Parent
 
@@ -72,7 +72,7 @@ class Start:
             keep_optimizer(trainer, self.optimizer, self.config, source)
 
 
-def keep_optimizer(trainer: Trainer, state: dict[str, Any], config: TransformerConfig, source: str) -> None:
+def keep_optimizer(trainer: Trainer, state: OptimizerState, config: TransformerConfig, source: str) -> None:
     """Take over the moments of AdamW; the learning rate and its warmup are the new recipe's.
 
     Raises:

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from bd3cli.errors import InputError
 from bd3cli.records import as_plain
+from bd3cli.runs.checkpoint import file_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RunDirectory
 from bd3cli.runs.records import CheckpointState, RunRecord, StepRow, ValidationRow
@@ -137,3 +139,56 @@ def test_a_damaged_mark_of_the_best_counts_as_none(run: Path, text: str) -> None
     store = CheckpointStore(run / "checkpoints")
     (store.folder / "best.json").write_text(text)
     assert (store.best(), store.best_nats()) == (None, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: s.pop("warmup"), "optimizer.pt: warmup is missing."),
+        (lambda s: s["optimizer"].pop("state"), "optimizer.pt: optimizer.state is missing."),
+        (lambda s: s["optimizer"]["state"][0].pop("exp_avg"), "optimizer.pt: optimizer.state.0.exp_avg is missing."),
+        (lambda s: s["optimizer"]["state"][0].update(step=3), "optimizer.state.0.step is 3, which is not a Tensor."),
+        (lambda s: s["warmup"].update(last_epoch="x"), "warmup.last_epoch is 'x', which is not a whole number."),
+        (lambda s: s["optimizer"].update(param_groups=[]), "belongs to another network"),
+        (lambda s: s["optimizer"]["state"].pop(0), "belongs to another network"),
+        (lambda s: s["optimizer"]["state"][0].update(step=torch.tensor(-1.0)), "belongs to another network"),
+        (lambda s: s["optimizer"]["state"][0].update(step=torch.tensor(1j)), "belongs to another network"),
+        (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "belongs to another network"),
+    ],
+)
+def test_an_optimizer_state_that_is_none_is_named(run: Path, cli, damage, message: str) -> None:
+    folder = CheckpointStore(run / "checkpoints").load("last").path
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    damage(state)
+    torch.save(state, folder / "optimizer.pt")
+    forge(folder, "optimizer.pt")
+    changed(run, status="interrupted")
+    outcome = cli("train", "--resume", "--out", run)
+    assert (outcome.code, message in outcome.err, "defect" in outcome.err) == (2, True, False), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "masked_tokens is missing."),
+        ("[]", "the document is [], which is not an object."),
+        ('{"masked_tokens": "1"}', "masked_tokens is '1', which is not a whole number."),
+        ('{"masked_tokens": 1, "masking": {"learner": {}}}', "masking.windows is missing."),
+        ('{"masked_tokens": 1, "clip_search": [{"step": 1}]}', "clip_search[0].clip is missing."),
+    ],
+)
+def test_progress_that_is_none_is_named(run: Path, text: str, message: str) -> None:
+    checkpoint = CheckpointStore(run / "checkpoints").load("last")
+    (checkpoint.path / "progress.json").write_text(text)
+    forge(checkpoint.path, "progress.json")
+    with pytest.raises(InputError) as refused:
+        CheckpointStore(run / "checkpoints").load("last").progress()
+    assert "progress.json cannot be read: " + message in str(refused.value)
+
+
+def forge(folder: Path, name: str) -> None:
+    """Make the checksum of a changed file right again."""
+    path = folder / "state.json"
+    state = json.loads(path.read_text("utf-8"))
+    state["sha256"][name] = file_sha256(folder / name)
+    path.write_text(json.dumps(state))
