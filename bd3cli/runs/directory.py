@@ -24,7 +24,7 @@ from bd3cli.plugins.registry import Registry
 from bd3cli.recipes.resolve import Resolved, to_toml
 from bd3cli.records import as_plain, parse, read_json
 from bd3cli.rng import STREAM_VERSION
-from bd3cli.runs.records import GitState, MetricsRow, RunRecord, StepRow, ValidationRow
+from bd3cli.runs.records import GitState, MetricsRow, RunRecord, StepRow, UsedPlugin, ValidationRow
 from bd3cli.spec import parse_spec
 from bd3cli.version import __version__
 
@@ -89,7 +89,7 @@ class RunDirectory:
             return read_json(RunRecord, self.path / RECORD)
         except InputError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
-                raise
+                raise InputError(f"{error} Mend the file, or restore a copy of it.") from error
             hint = "" if self.path.is_dir() else " (there is no such directory)"
             raise InputError(
                 f"{self.path} is not a run: it has no {RECORD}{hint}. Give a directory written by `bd3cli train`."
@@ -153,7 +153,10 @@ class RunDirectory:
         rows: list[StepRow | ValidationRow] = []
         for number, _, _, document in _lines(text):
             kind: type[StepRow] | type[ValidationRow] = ValidationRow if "validation" in document else StepRow
-            rows.append(parse(kind, document, f"{path}, line {number}"))
+            try:
+                rows.append(parse(kind, document, f"{path}, line {number}"))
+            except InputError as error:
+                raise InputError(f"{error} Mend the line, or remove it.") from error
         return rows
 
     def rewind_metrics(self, step: int) -> None:
@@ -240,7 +243,7 @@ def new_record(resolved: Resolved, argv: Sequence[str]) -> RunRecord:
     )
 
 
-def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
+def used_plugins(resolved: Resolved) -> dict[str, UsedPlugin]:
     """Which distribution and version provided each plugin the objective names."""
     if resolved.recipe.objective.family == "ar":
         return {}
@@ -250,7 +253,7 @@ def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
         "weight": plugins.weights,
         "masking": plugins.maskings,
     }
-    used = {}
+    used: dict[str, UsedPlugin] = {}
     for kind, registry in registries.items():
         entry = registry.entry(parse_spec(getattr(objective, kind)).name)
         used[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}

@@ -6,7 +6,7 @@ Fields stand in the order in which they are written. Those that older versions d
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from torch import Tensor
 
@@ -58,6 +58,14 @@ class TokenizerFacts(TypedDict, total=False):
 
     name: str
     fingerprint: str
+
+
+class UsedPlugin(TypedDict):
+    """What draws or weighs, and the distribution it came with."""
+
+    name: str
+    distribution: str
+    version: str
 
 
 class Imported(TypedDict):
@@ -153,7 +161,7 @@ class RunRecord(Record):
     sources: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     plugins: tuple[dict[str, object], ...] = ()
-    uses: dict[str, dict[str, str]] = field(default_factory=dict)
+    uses: dict[str, UsedPlugin] = field(default_factory=dict)
     machine: Machine | None = None
     git: GitState | None = None
     device: str | None = optional(None)
@@ -174,6 +182,11 @@ class RunRecord(Record):
     validation: LikelihoodSummary | None = optional(None)
     progress: Progress | None = optional(None)
     seconds: float = optional(0.0)
+
+    @property
+    def used(self) -> dict[str, dict[str, str]]:
+        """`uses`, as `bd3cli.plugins.require_used` takes it."""
+        return cast("dict[str, dict[str, str]]", self.uses)
 
     @property
     def fingerprint(self) -> str | None:

@@ -215,7 +215,7 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
 
 def _uses(run: Run) -> dict[str, dict[str, str]]:
     """The plugins that drew the run's training masks; loss weights do not count here."""
-    return {kind: used for kind, used in run.record.uses.items() if kind != "weight"}
+    return {kind: used for kind, used in run.record.used.items() if kind != "weight"}
 
 
 def _progress(run: Run) -> SavedProgress:

@@ -109,7 +109,7 @@ def finetune_recipe(
     sources["train.horizon"] = "default"
     base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
     resolved = drop_unread(resolve(recipe, options, overrides, environment, base), base)
-    require_inherited(record.uses, resolved.recipe.objective, parent.objective, run)
+    require_inherited(record.used, resolved.recipe.objective, parent.objective, run)
     return resolved
 
 

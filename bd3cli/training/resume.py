@@ -61,7 +61,7 @@ def resume_recipe(
         raise InputError(
             f"{out} was imported: it has no optimizer to go on with. Start from it: bd3cli finetune {out}."
         )
-    require_used(record.uses, str(out))
+    require_used(record.used, str(out))
     recorded = read_recipe(out)
     fixed = with_horizon(recorded, recorded.horizon)  # whatever the steps become
     resolved = layered(fixed, dict(record.sources), options, overrides)

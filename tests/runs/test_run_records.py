@@ -92,6 +92,7 @@ def test_an_empty_record_is_one() -> None:
         ({"parent": {"run": "x"}}, "run.json: parent.block_size is missing."),
         ({"argv": "train"}, "run.json: argv is 'train', which is not a list."),
         ({"uses": {"schedule": "cosine"}}, "run.json: uses.schedule is 'cosine', which is not an object."),
+        ({"uses": {"schedule": {"name": "x"}}}, "run.json: uses.schedule.distribution is missing. Mend the file,"),
         ({"entropy_stop": {"rule": "x"}}, "run.json: entropy_stop.threshold is missing."),
         ({"parameters": 1.5}, "run.json: parameters is 1.5, which is not a whole number."),
     ],
