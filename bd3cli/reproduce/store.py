@@ -11,7 +11,8 @@ from pathlib import Path
 from bd3cli.errors import InputError
 from bd3cli.files import write_whole
 from bd3cli.hashing import digest
-from bd3cli.reproduce.cells import Measurement
+from bd3cli.records import read_json
+from bd3cli.reproduce.cells import Measurement, StoredMeasurement
 from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs.directory import RECORD, RunDirectory
@@ -61,9 +62,10 @@ class Store:
         path = self.path / "measured" / f"{name}-{digest([STREAM_VERSION, key])[:16]}.json"
         if path.is_file():
             try:
-                return {k: Measurement.from_dict(v) for k, v in json.loads(path.read_text()).items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{path} is damaged: {error}. Delete it; it will be measured again.") from error
+                stored = read_json(dict[str, StoredMeasurement], path)
+            except InputError as error:
+                raise InputError(f"{path} is damaged: {error} Delete it; it will be measured again.") from error
+            return {name: Measurement.from_dict(found) for name, found in stored.items()}
         found = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps({k: v.as_dict() for k, v in found.items()}))
