@@ -54,7 +54,7 @@ VIOLATIONS: set[tuple[str, str]] = set()
 CIRCLES: set[frozenset[str]] = set()
 
 # Lines with dict[str, Any], which says nothing of what is in it. This may only shrink.
-UNTYPED = 96
+UNTYPED = 84
 
 # All that a plugin may import: the modules that docs/plugins.md and docs/api.md document.
 PUBLIC = {
