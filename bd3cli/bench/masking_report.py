@@ -6,20 +6,60 @@ may look faster than another merely because it masks more tokens in a step.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from bd3cli.bench.maskings import TEST, Comparison, Entry, entries, read_comparison
+from bd3cli.bench.maskings import TEST, Comparison, ComparisonFile, Entry, entries, read_comparison
+from bd3cli.errors import InputError
 from bd3cli.evaluation.intervals import mean_of
+from bd3cli.evaluation.likelihood import LikelihoodSummary
+from bd3cli.records import read_json
 from bd3cli.runs.directory import METRICS, RunDirectory
+from bd3cli.runs.records import ValidationRow
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # [V] steps, masked tokens and bits per byte of each validation
 
 
-def report(out: Path) -> dict[str, Any]:
+class Interval(TypedDict):
+    """A mean over seeds with its 95% Student-t interval, which takes at least two of them."""
+
+    mean: float
+    ci95: list[float] | None
+    effective_n: float
+    values: list[float]
+
+
+class ArmRow(TypedDict):
+    """One way to draw masks at one block size; differences and `steps_to_baseline` are by seed."""
+
+    block_size: int
+    arm: str
+    clip: tuple[float, float] | None
+    seeds: list[int]
+    validation: Interval | None
+    validation_minus_baseline: Interval | None
+    test: Interval | None
+    test_ppl: Interval | None
+    test_minus_baseline: Interval | None
+    steps_to_baseline: list[float | None]
+    masked_tokens: float
+    equal_masked: Interval | None
+    equal_masked_minus_baseline: Interval | None
+    learned: dict[int, object]
+
+
+class Report(ComparisonFile):
+    """What a comparison shows so far: `runs` of the `of` runs are finished."""
+
+    runs: int
+    of: int
+    baseline: str
+    rows: list[ArmRow]
+
+
+def report(out: Path) -> Report:
     """Everything known about the finished runs in `out`.
 
     Raises:
@@ -37,13 +77,13 @@ def report(out: Path) -> dict[str, Any]:
     }
 
 
-def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[dict[str, Any]]:
+def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[ArmRow]:
     """One row for every scheme at a block size that has finished runs."""
     names = [scheme.name for scheme in comparison.arms(size)]
     runs = {name: {e.seed: e for e in done if (e.block_size, e.scheme.name) == (size, name)} for name in names}
     curves = {name: {seed: curve(e.folder) for seed, e in found.items()} for name, found in runs.items()}
     base = curves[names[0]]
-    rows = []
+    rows: list[ArmRow] = []
     for name in names:
         mine, found = curves[name], runs[name]
         if not found:
@@ -61,11 +101,9 @@ def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[di
                 "seeds": sorted(found),
                 "validation": interval([float(mine[s][2][-1]) for s in sorted(mine)]),
                 "validation_minus_baseline": interval([float(mine[s][2][-1] - base[s][2][-1]) for s in seeds]),
-                "test": interval([tests[s]["bits_per_byte"] for s in sorted(tests)]),
+                "test": interval([_bits(tests[s]) for s in sorted(tests)]),
                 "test_ppl": interval([tests[s]["ppl"] for s in sorted(tests)]),
-                "test_minus_baseline": interval(
-                    [tests[s]["bits_per_byte"] - base_tests[s]["bits_per_byte"] for s in seeds]
-                ),
+                "test_minus_baseline": interval([_bits(tests[s]) - _bits(base_tests[s]) for s in seeds]),
                 "steps_to_baseline": reached,
                 "masked_tokens": float(np.mean([c[1][-1] for c in mine.values()])),
                 "equal_masked": interval([a for a, _ in equal.values()]),
@@ -77,13 +115,18 @@ def _block_rows(comparison: Comparison, size: int, done: list[Entry]) -> list[di
 
 
 def curve(run: Path) -> Curve:
-    """The validations of a run."""
-    rows = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if "validation" in row]
+    """The validations of a run.
+
+    Raises:
+        InputError: it has none.
+    """
+    rows = [row for row in RunDirectory(run).metrics() if isinstance(row, ValidationRow)]
+    if not rows:
+        raise InputError(f"{run / METRICS} holds no validation. Remove {run}; it will be trained again.")
     return (
-        np.array([row["step"] for row in rows], dtype=float),
-        np.array([row["masked_tokens"] for row in rows], dtype=float),
-        np.array([row["validation"]["bits_per_byte"] for row in rows], dtype=float),
+        np.array([row.step for row in rows], dtype=float),
+        np.array([row.masked_tokens for row in rows], dtype=float),
+        np.array([_bits(row.validation) for row in rows], dtype=float),
     )
 
 
@@ -100,7 +143,7 @@ def steps_to(found: Curve, target: float) -> float | None:
     return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
 
 
-def interval(values: list[float]) -> dict[str, Any] | None:
+def interval(values: list[float]) -> Interval | None:
     """Mean with its 95% Student-t interval over seeds, which takes at least two; None without values."""
     if not values:
         return None
@@ -110,14 +153,14 @@ def interval(values: list[float]) -> dict[str, Any] | None:
     return {"mean": mean.value, "ci95": list(mean.ci95), "effective_n": mean.effective, "values": values}
 
 
-def markdown(document: dict[str, Any]) -> str:
+def markdown(document: Report) -> str:
     """The report as a table."""
     head = list(table_rows(document))
     lines = [head[0], ["---"] * len(head[0]), *head[1:]]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n\n" + caption(document) + "\n"
 
 
-def table_rows(document: dict[str, Any]) -> list[list[str]]:
+def table_rows(document: Report) -> list[list[str]]:
     """Header and rows, as text."""
     base = document["baseline"]
     rows = [
@@ -135,7 +178,7 @@ def table_rows(document: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def caption(document: dict[str, Any]) -> str:
+def caption(document: Report) -> str:
     """What the numbers are, and the size of the runs."""
     r, c = document["recipe"], document["comparison"]
     return (
@@ -149,7 +192,7 @@ def caption(document: dict[str, Any]) -> str:
     )
 
 
-def _text(value: dict[str, Any] | None, sign: bool = False) -> str:
+def _text(value: Interval | None, sign: bool = False) -> str:
     if value is None:
         return "-"
     form = "{:+.3f}" if sign else "{:.3f}"
@@ -177,11 +220,19 @@ def _at_masked(found: Curve, masked: float) -> float:
     return float(np.interp(masked, found[1], found[2]))
 
 
-def _read_test(entry: Entry) -> dict[str, Any]:
-    test: dict[str, Any] = json.loads((entry.folder / TEST).read_text(encoding="utf-8"))
-    return test
+def _read_test(entry: Entry) -> LikelihoodSummary:
+    return read_json(LikelihoodSummary, entry.folder / TEST)
 
 
-def _learned(folder: Path) -> dict[str, Any] | None:
-    learned: dict[str, Any] | None = RunDirectory(folder).read_record().get("progress", {}).get("masking")
-    return learned
+def _bits(found: LikelihoodSummary) -> float:
+    """Bits per byte, in which everything here is compared."""
+    bits = found.get("bits_per_byte")
+    if bits is None:
+        raise InputError("Maskings are compared in bits per byte, and the tokens of these runs spell no bytes.")
+    return bits
+
+
+def _learned(folder: Path) -> object:
+    """What a masking that learns says it has learned."""
+    progress = RunDirectory(folder).read_record().progress
+    return None if progress is None else progress.masking

@@ -13,13 +13,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from bd3cli.bench.timing import environment
+from bd3cli.bench.timing import Environment, environment
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme, parse_schemes
 from bd3cli.errors import InputError
+from bd3cli.files import write_whole
 from bd3cli.recipes.resolve import Resolved, known_keys, layered
+from bd3cli.records import read_json
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs import Run
 from bd3cli.runs.checkpoints import CheckpointStore
@@ -49,6 +51,28 @@ class Comparison:
 
     def arms(self, block_size: int) -> list[Scheme]:
         return parse_schemes(self.schemes, block_size)
+
+
+class Compared(TypedDict):
+    """A `Comparison` as plain values."""
+
+    schemes: str
+    block_sizes: list[int]
+    seeds: int
+    test_sequences: int
+    test_draws: int
+
+
+class _Begun(TypedDict):
+    comparison: Compared
+    recipe: dict[str, object]
+    environment: Environment
+
+
+class ComparisonFile(_Begun, total=False):
+    """``comparison.json``: what is compared, with which recipe, where. Older ones have streams of version 1."""
+
+    stream_version: int
 
 
 @dataclass(frozen=True)
@@ -128,14 +152,14 @@ def claim(out: Path, base: Resolved, comparison: Comparison) -> None:
     else:
         RunDirectory(out).refuse_unfit()
         out.mkdir(parents=True, exist_ok=True)
-    document = {
+    now = {
         "comparison": asdict(comparison), "recipe": values, "stream_version": STREAM_VERSION,
         "environment": _environment(),
     }  # fmt: skip
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(now, indent=1) + "\n")
 
 
-def read_comparison(out: Path) -> tuple[Comparison, dict[str, Any]]:
+def read_comparison(out: Path) -> tuple[Comparison, ComparisonFile]:
     """What `out` compares, and the whole document.
 
     Raises:
@@ -143,7 +167,10 @@ def read_comparison(out: Path) -> tuple[Comparison, dict[str, Any]]:
     """
     document = _read(out / COMPARISON)
     known = document["comparison"]
-    return Comparison(**{**known, "block_sizes": tuple(known["block_sizes"])}), document
+    compared = Comparison(
+        known["schemes"], tuple(known["block_sizes"]), known["seeds"], known["test_sequences"], known["test_draws"]
+    )
+    return compared, document
 
 
 def _resolved(base: Resolved, entry: Entry) -> Resolved:
@@ -160,7 +187,7 @@ def _resolved(base: Resolved, entry: Entry) -> Resolved:
 
 def _train(resolved: Resolved, folder: Path, argv: list[str], reporter: Reporter) -> int | None:
     if (folder / RECORD).is_file():
-        if RunDirectory(folder).read_record()["status"] == "finished":
+        if RunDirectory(folder).read_record().status == "finished":
             return None
         if CheckpointStore(folder / "checkpoints").names():
             again = resume_recipe(folder, None, {}, [])
@@ -175,21 +202,20 @@ def _test(folder: Path, comparison: Comparison) -> None:
     result = run.evaluate(
         run.split("test"), estimator="count", draws=comparison.test_draws, sequences=comparison.test_sequences, seed=0
     )
-    part = folder / f".{TEST}.part"
-    part.write_text(json.dumps(result.summary(), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / TEST)
+    write_whole(folder / TEST, json.dumps(result.summary(), indent=1) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> ComparisonFile:
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return document
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Give a directory of `bd3cli bench maskings`.") from error
+        return read_json(ComparisonFile, path)
+    except InputError as error:
+        raise InputError(f"{error} Give a directory of `bd3cli bench maskings`.") from error
 
 
-def _environment() -> dict[str, Any]:
-    return {k: v for k, v in environment().items() if k != "method"}
+def _environment() -> Environment:
+    found = environment()
+    del found["method"]
+    return found
 
 
 def _slug(name: str) -> str:

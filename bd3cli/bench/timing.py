@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -85,7 +85,17 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def environment() -> dict[str, Any]:
+class Environment(TypedDict, total=False):
+    """Hardware, versions and the way of measuring beside a figure."""
+
+    processor: str
+    threads: int
+    torch: str
+    python: str
+    method: str
+
+
+def environment() -> Environment:
     """Hardware and versions, for the record beside every figure."""
     return {
         "processor": processor_name("cuda" if torch.cuda.is_available() else "cpu"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, progress_bar
 from bd3cli.cli.view.tables import print_table
+
+if TYPE_CHECKING:
+    from bd3cli.evaluation.clip_search import TriedClip
 
 
 def search(
@@ -76,7 +79,7 @@ def search(
     )
 
 
-def _cells(row: dict[str, Any], best: bool) -> tuple[str, ...]:
+def _cells(row: TriedClip, best: bool) -> tuple[str, ...]:
     ci, relative = row["var_nelbo_ci95"], row["var_nelbo_relative"]
     return (
         "{:g}, {:g}".format(*row["clip"]),

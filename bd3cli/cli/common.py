@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +21,13 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 CheckpointOption = Annotated[str, typer.Option("--checkpoint", help="best, last, or a name such as step-00000500.")]
 
 
-def emit_json(document: dict[str, Any]) -> None:
+def emit_json(document: Mapping[str, object]) -> None:
     """Print the command's one JSON document. Numbers JSON cannot hold become null."""
     sys.stdout.write(json_line({"schema": SCHEMA, **document}))
     sys.stdout.flush()
 
 
-def json_line(document: dict[str, Any]) -> str:
+def json_line(document: Mapping[str, object]) -> str:
     """`document` as one line of JSON, in ASCII so that it is the same bytes whatever encoding it passes through."""
     return json.dumps(finite(document), allow_nan=False, default=str) + "\n"
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
 from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, print_notes, progress_bar
-from bd3cli.cli.variance import VarianceBatches, VarianceOf, print_variances, variances
+from bd3cli.cli.variance import VarianceBatches, VarianceOf, Variances, print_variances, variances
 from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
     from bd3cli.data import PackedSplit
     from bd3cli.evaluation import Likelihood
+    from bd3cli.evaluation.compare import PairedRow, UnpairedRow
     from bd3cli.runs import Run
 
 
@@ -59,22 +62,21 @@ def evaluate(
     from bd3cli.evaluation import compare_all
     from bd3cli.runs import Run
 
-    chosen, rows, results, facts = check_split(split), [], [], []
+    chosen, rows = check_split(split), []
     for path in runs:
         run = Run.load(path, checkpoint=checkpoint, device=device, attention=attention)
         packed = run.split(chosen, data, column)
         options = {"estimator": estimator, "control": control, "draws": draws, "sequences": sequences, "seed": seed}
         result = measure(run, packed, **options, seeds=seeds, batch_size=batch_size)
         spread = variances(run, packed, result, variance_of, variance_batches, seed)
-        rows.append({"split": split, **describe(run, packed), **result.summary(), **spread})
-        results.append(result)
-        facts.append(packed.description)
-    paired = compare_all([str(path) for path in runs], results, facts)
+        rows.append(Row(split, describe(run, packed), result, spread))
+    paired = compare_all([str(path) for path in runs], [row.result for row in rows], [row.of["data"] for row in rows])
     if json:
-        emit_json(rows[0] if len(rows) == 1 else {"rows": rows, "paired": paired})
+        documents = [row.summary() for row in rows]
+        emit_json(documents[0] if len(rows) == 1 else {"rows": documents, "paired": paired})
         return
     _print(rows)
-    print_variances(rows)
+    print_variances([(row.of["run"], row.variances) for row in rows])
     if paired:
         _print_paired(paired)
 
@@ -88,7 +90,35 @@ def measure(run: Run, packed: PackedSplit, **options: Any) -> Likelihood:
         )
 
 
-def describe(run: Run, packed: PackedSplit) -> dict[str, Any]:
+class Measured(TypedDict):
+    """Which weights were measured, on which tokens, with which random streams."""
+
+    run: str
+    checkpoint: str
+    step: int | None
+    stream_version: int
+    family: str
+    block_size: int
+    length: int
+    data: Mapping[str, object]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, and what was found of it."""
+
+    split: str
+    of: Measured
+    result: Likelihood
+    variances: Variances
+
+    def summary(self) -> dict[str, object]:
+        """JSON fields of ``eval``."""
+        return {"split": self.split, **self.of, **self.result.summary(), **self.variances.summary()}
+
+
+def describe(run: Run, packed: PackedSplit) -> Measured:
     """Which weights were measured, on which tokens, with which random streams."""
     from bd3cli.rng import STREAM_VERSION
 
@@ -105,53 +135,54 @@ def describe(run: Run, packed: PackedSplit) -> dict[str, Any]:
     }
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print(rows: list[Row]) -> None:
     columns = ["run", "family", "L'", "ppl", "95% interval", "n", "bits/byte", "nats/token", "tokens", "estimator"]
-    with_error = any(row["mc_stderr_nats_per_token"] for row in rows)
+    with_error = any(row.result.mc_stderr for row in rows)
     if with_error:
         columns.insert(8, "Monte Carlo")
     table = []
     for row in rows:
-        cells = [
-            row["run"],
-            row["family"],
-            row["block_size"],
-            f"{row['ppl']:.4g}",
-            f"{row['ci95'][0]:.4g} to {row['ci95'][1]:.4g}",
-            f"{row['effective_n']:.0f}",
-            "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}",
-            f"{row['nats_per_token']:.4f}",
-            row["tokens"],
-            row["estimator"] + ("" if row["exact"] else " (upper bound)"),
+        found, (low, high) = row.result, row.result.ppl_ci95
+        cells: list[object] = [
+            row.of["run"],
+            row.of["family"],
+            row.of["block_size"],
+            f"{found.ppl:.4g}",
+            f"{low:.4g} to {high:.4g}",
+            f"{found.mean.effective:.0f}",
+            "-" if found.bits_per_byte is None else f"{found.bits_per_byte:.4f}",
+            f"{found.nats_per_token:.4f}",
+            int(found.tokens.sum()),
+            found.estimator + ("" if found.exact else " (upper bound)"),
         ]
         if with_error:
-            error = row["mc_stderr_nats_per_token"]
-            cells.insert(8, "exact" if row["exact"] else f"± {error:.5f}")
+            cells.insert(8, "exact" if found.exact else f"± {found.mc_stderr:.5f}")
         table.append(cells)
     print_table(columns, table)
-    first = rows[0]
+    first, data = rows[0], rows[0].of["data"]
     print(
-        f"\n{first['split']} split of {first['data'].get('dataset', '?')}: {first['sequences']} sequences of "
-        f"{first['length']} tokens; perplexity per token of {first['data'].get('tokenizer', 'its tokenizer')}. "
+        f"\n{first.split} split of {data.get('dataset', '?')}: {len(first.result.nelbo)} sequences of "
+        f"{first.of['length']} tokens; perplexity per token of {data.get('tokenizer', 'its tokenizer')}. "
         "Intervals over sequences, as dependent on each other as they are found to be: n independent ones would know "
         "as much."
     )
-    print_notes([(row["run"], row["interval_notes"]) for row in rows])
+    print_notes([(row.of["run"], list(row.result.mean.notes)) for row in rows])
     if with_error:
-        print(f"Monte Carlo: standard error of nats/token for these sequences, from {first['seeds']} seeds.")
+        seeds = len(first.result.per_seed)
+        print(f"Monte Carlo: standard error of nats/token for these sequences, from {seeds} seeds.")
 
 
-def _print_paired(pairs: list[dict[str, Any]]) -> None:
-    def cells(row: dict[str, Any]) -> list[object]:
+def _print_paired(pairs: list[PairedRow | UnpairedRow]) -> None:
+    def cells(row: PairedRow | UnpairedRow) -> list[object]:
         bits = "-" if row["diff_bits_per_byte"] is None else f"{row['diff_bits_per_byte']:+.4f}"
-        if not row["paired"]:
+        if row["paired"] is False:
             return [row["a"], row["b"], f"not paired: {row['reason']}", "-", "-", "-", bits]
         interval, n = f"{row['ci95'][0]:+.4f} to {row['ci95'][1]:+.4f}", f"{row['effective_n']:.0f}"
         return [row["a"], row["b"], f"{row['diff_nats_per_token']:+.4f}", interval, n, f"{row['p_holm']:.2g}", bits]
 
     print()
     print_table(("a", "b", "a - b, nats/token", "95% interval", "n", "p", "a - b, bits/byte"), map(cells, pairs))
-    paired = [row for row in pairs if row["paired"]]
+    paired = [row for row in pairs if row["paired"] is True]
     if paired:
         print("\nDifferences are paired by sequence; p is two-sided, adjusted for the number of pairs (Holm).")
         print_notes([(f"{row['a']} - {row['b']}", row["interval_notes"]) for row in paired])

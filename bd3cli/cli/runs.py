@@ -11,7 +11,7 @@ from bd3cli.cli.common import JsonFlag, RunArgument, emit_json
 from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
-    from bd3cli.studies.history import History
+    from bd3cli.studies.history import BestValidation, History, RunSummary
 
 app = typer.Typer(help="Runs: which there are, how they went, how they differ.", no_args_is_help=True)
 
@@ -48,32 +48,33 @@ def list_(
 def show(run: RunArgument, json: JsonFlag = False) -> None:
     """What a run was asked to do, on what, and what came of it."""
     from bd3cli.exchange.inspection import chain
+    from bd3cli.records import as_plain
     from bd3cli.studies.history import read_history
 
     history = read_history(run)
     parents = list(chain(history.record))
     if json:
-        emit_json({**history.summary(), "chain": parents, "record": history.record})
+        emit_json({**history.summary(), "chain": parents, "record": as_plain(history.record)})
         return
     record, summary = history.record, history.summary()
-    best, data = summary["best"], record.get("data", {}).get("train", {})
+    best, data = summary["best"], record.data.get("train")
     rows: list[tuple[str, Any]] = [
         ("run", run),
         ("status", f"{summary['status']}, step {summary['step']} of {summary['steps']}"),
-        ("begun", f"{summary['created']}, bd3cli {record.get('versions', {}).get('bd3cli')}"),
-        ("command", " ".join(["bd3cli", *record.get("argv", [])])),
+        ("begun", f"{summary['created']}, bd3cli {record.versions.get('bd3cli')}"),
+        ("command", " ".join(["bd3cli", *record.argv])),
         ("model", f"{summary['family']}, {summary['parameters'] or 0:,} parameters, length {summary['length']}"),
-        ("data", f"{summary['data']}, fingerprint {str(data.get('fingerprint'))[:12]}"),
-        ("machine", f"{record.get('device')}, {record.get('precision', {}).get('name')}, "
-                    f"attention {record.get('attention', {}).get('backend')}"),
+        ("data", f"{summary['data']}, fingerprint {str(data.fingerprint if data else None)[:12]}"),
+        ("machine", f"{record.device}, {record.precision.get('name') if record.precision else None}, "
+                    f"attention {record.attention.get('backend') if record.attention else None}"),
     ]  # fmt: skip
     if best:
         low, high = best["ci95"]
         rows.append(("best", f"perplexity {best['ppl']:.4f} ({low:.4f} to {high:.4f}) at step {best['step']}"))
-    rows += [("resumed", f"at step {resume['step']}") for resume in record.get("resumes", [])]
+    rows += [("resumed", f"at step {resume.get('step')}") for resume in record.resumes]
     rows += [("started from", f"{p['run']} {p['checkpoint']} ({p['family']}, {p['weights']} weights)") for p in parents]
-    chosen = {key: source for key, source in record.get("sources", {}).items() if source != "default"}
-    rows += [(key, f"{record['recipe'].get(key)}  [{source}]") for key, source in chosen.items()]
+    chosen = {key: source for key, source in record.sources.items() if source != "default"}
+    rows += [(key, f"{record.recipe.get(key)}  [{source}]") for key, source in chosen.items()]
     print_table(("", ""), rows)
 
 
@@ -120,7 +121,7 @@ def compare(runs: RunsArgument, json: JsonFlag = False) -> None:
     print_table(("", *map(str, runs)), [*_facts(histories, rows), *((key, *values) for key, values in changed.items())])
 
 
-def _facts(histories: list[History], rows: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+def _facts(histories: list[History], rows: list[RunSummary]) -> list[tuple[object, ...]]:
     results = [_result(row["best"]) for row in rows]
     return [
         ("best perplexity", *(ppl for ppl, _ in results)),
@@ -134,10 +135,11 @@ def _facts(histories: list[History], rows: list[dict[str, Any]]) -> list[tuple[o
 
 
 def _fingerprint(history: History) -> str:
-    return str(history.record.get("data", {}).get("validation", {}).get("fingerprint", "-"))[:12]
+    data = history.record.data.get("validation")
+    return str(data.fingerprint if data else "-")[:12]
 
 
-def _result(best: dict[str, Any] | None) -> tuple[str, str]:
+def _result(best: BestValidation | None) -> tuple[str, str]:
     if not best:
         return "-", "-"
     bits = best.get("bits_per_byte")

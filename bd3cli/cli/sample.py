@@ -181,14 +181,14 @@ def _print_sample(item: Sample, num: int, seed: int) -> None:
     print(item.text, flush=True)
 
 
-def _document(request: Request, result: SampleSet, verdict: GenerativePerplexity | None) -> dict[str, Any]:
+def _document(request: Request, result: SampleSet, verdict: GenerativePerplexity | None) -> dict[str, object]:
     from bd3cli.rng import STREAM_VERSION
 
     samples = [
         {"text": s.text, "tokens": s.tokens, "length": s.length, "nfe": s.nfe, "stop": s.stop, "seed": s.seed}
         for s in result.samples
     ]
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "sampler": request.sampler,
         "stream_version": STREAM_VERSION,
         "samples": samples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -106,21 +106,21 @@ def _finish(result: TrainResult, json: bool) -> None:
 
     run = Run.load(result.run)
     sample = _sample(run)
-    validation = result.validation.summary() if result.validation else {}
-    document: dict[str, Any] = {
+    validation = result.validation.summary() if result.validation else None
+    document = {
         "run": str(result.run),
         "status": result.status,
         "step": result.step,
         "checkpoint": run.checkpoint,
-        "validation": validation,
+        "validation": validation or {},
         "sample": sample,
     }
     if json:
         emit_json(document)
         return
     print(f"sample (nucleus 0.95, {run.checkpoint}):\n\n{sample}\n")
-    if result.validation is not None:
-        low, high = (float(x) for x in validation["ci95"])  # type: ignore[attr-defined]
+    if result.validation is not None and validation is not None:
+        low, high = validation["ci95"]
         bits = result.validation.bits_per_byte
         print(
             f"validation perplexity {validation['ppl']:.3f} per token, 95% interval {low:.3f} to {high:.3f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -13,6 +13,7 @@ from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, json_line, 
 from bd3cli.cli.view.tables import print_table
 
 if TYPE_CHECKING:
+    from bd3cli.evaluation import Likelihood
     from bd3cli.studies.zero_shot import ZeroShotRow
 
 
@@ -135,31 +136,31 @@ def _print(rows: list[ZeroShotRow], missing: dict[str, str | None], policy: dict
     print(f"- tokenizer: {', '.join(sorted(tokenizers)) or 'none used'}")
 
 
-def _table(rows: list[ZeroShotRow], names: list[str], cell: Callable[[dict[str, Any]], str]) -> list[list[str]]:
+def _table(rows: list[ZeroShotRow], names: list[str], cell: Callable[[Likelihood], str]) -> list[list[str]]:
     """One line a run, one column a data set."""
     out = []
     for run in dict.fromkeys(row.run for row in rows):
         mine = {row.dataset: row for row in rows if row.run == run}
-        kinds = {_kind(row.summary()) for row in mine.values() if row.likelihood is not None}
+        kinds = {_kind(row.likelihood) for row in mine.values() if row.likelihood is not None}
         out.append([run, ", ".join(sorted(kinds)) or "-", *(_cell(mine[name], cell) for name in names)])
     return out
 
 
-def _cell(row: ZeroShotRow, cell: Callable[[dict[str, Any]], str]) -> str:
-    return "no data" if row.likelihood is None else cell(row.summary())
+def _cell(row: ZeroShotRow, cell: Callable[[Likelihood], str]) -> str:
+    return "no data" if row.likelihood is None else cell(row.likelihood)
 
 
-def _kind(summary: dict[str, Any]) -> str:
-    return f"{summary['estimator']}{'' if summary['exact'] else ' (upper bound)'}"
+def _kind(found: Likelihood) -> str:
+    return f"{found.estimator}{'' if found.exact else ' (upper bound)'}"
 
 
-def _perplexity(summary: dict[str, Any]) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['ppl']:.4g} ({low:.4g} to {high:.4g}; n {summary['effective_n']:.0f})"
+def _perplexity(found: Likelihood) -> str:
+    low, high = found.ppl_ci95
+    return f"{found.ppl:.4g} ({low:.4g} to {high:.4g}; n {found.mean.effective:.0f})"
 
 
-def _bits(summary: dict[str, Any]) -> str:
-    return "-" if summary["bits_per_byte"] is None else f"{summary['bits_per_byte']:.4f}"
+def _bits(found: Likelihood) -> str:
+    return "-" if found.bits_per_byte is None else f"{found.bits_per_byte:.4f}"
 
 
 def _detokenizers(rows: list[ZeroShotRow]) -> dict[str, str]:

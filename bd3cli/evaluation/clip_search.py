@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from bd3cli.diffusion.objective import Objective
 from bd3cli.evaluation.variance import AT_END, Batches, Spread, nelbo_variance
 from bd3cli.model import Transformer
 from bd3cli.recipes.clips import Interval
+
+
+class TriedClip(TypedDict):
+    """An interval that was tried, as plain values."""
+
+    clip: list[float]
+    var_nelbo: float
+    var_nelbo_ci95: list[float] | None
+    var_nelbo_relative: float | None
+
+
+class ChosenClip(TypedDict):
+    """What a search chose after `step` steps, for steps counted from 0 as of `from_step`, and what it tried."""
+
+    step: int
+    from_step: int
+    clip: list[float]
+    tried: list[TriedClip]
 
 
 @dataclass(frozen=True)
@@ -19,7 +37,7 @@ class Tried:
     clip: Interval
     spread: Spread
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> TriedClip:
         """Plain values for records and JSON."""
         return {
             "clip": list(self.clip),

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from bd3cli.evaluation.intervals import Mean, bounded_exp, ratio_of_sums
+from bd3cli.evaluation.intervals import Basis, Mean, bounded_exp, ratio_of_sums
 from bd3cli.evaluation.likelihood import Likelihood
 
 # What decides the tokens of a split, in the order in which a difference is best explained.
@@ -16,6 +16,39 @@ TOKEN_FACTS = (
     "dataset", "split", "files", "rows", "tokenizer", "tokenizer_fingerprint", "length", "packing", "context",
     "detokenizer", "document",
 )  # fmt: skip
+
+
+class PairedSummary(Basis):
+    """A paired difference as plain values; ``ppl_ratio`` is the first perplexity over the second."""
+
+    diff_nats_per_token: float
+    ci95: list[float]
+    stderr_nats_per_token: float
+    p_value: float
+    ppl_ratio: float
+    ppl_ratio_ci95: list[float]
+    diff_bits_per_byte: float | None
+    better: float
+    sequences: int
+
+
+class PairedRow(PairedSummary):
+    """Two runs on the same tokens; ``p_holm`` is the p-value adjusted for the number of pairs (Holm 1979)."""
+
+    a: str
+    b: str
+    paired: Literal[True]
+    p_holm: float
+
+
+class UnpairedRow(TypedDict):
+    """Two runs on other tokens, and why they cannot be paired."""
+
+    a: str
+    b: str
+    paired: Literal[False]
+    reason: str
+    diff_bits_per_byte: float | None
 
 
 @dataclass(frozen=True)
@@ -34,8 +67,8 @@ class Paired:
     bits_per_byte: float | None
     better: float
 
-    def summary(self) -> dict[str, Any]:
-        """JSON fields; ``ppl_ratio`` is the first perplexity over the second."""
+    def summary(self) -> PairedSummary:
+        """JSON fields."""
         low, high = self.nats_per_token.ci95
         return {
             "diff_nats_per_token": self.nats_per_token.value,
@@ -86,23 +119,22 @@ def why_not_paired(
 
 def compare_all(
     names: Sequence[str], results: Sequence[Likelihood], facts: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Every pair of runs: its paired difference, or the reason why there is none.
-
-    ``p_holm`` is the p-value adjusted for the number of pairs (Holm 1979).
-    """
-    rows: list[dict[str, Any]] = []
+) -> list[PairedRow | UnpairedRow]:
+    """Every pair of runs: its paired difference, or the reason why there is none."""
+    rows: list[PairedRow | UnpairedRow] = []
+    paired: list[PairedRow] = []
     for i, j in combinations(range(len(results)), 2):
-        row: dict[str, Any] = {"a": names[i], "b": names[j]}
         reason = why_not_paired(results[i], results[j], (facts[i], facts[j]))
         if reason is None:
-            row |= {"paired": True, **compare(results[i], results[j]).summary()}
+            found = compare(results[i], results[j]).summary()
+            paired.append({"a": names[i], "b": names[j], "paired": True, **found, "p_holm": found["p_value"]})
+            rows.append(paired[-1])
         else:
             a, b = results[i].bits_per_byte, results[j].bits_per_byte
-            row |= {"paired": False, "reason": reason,
-                    "diff_bits_per_byte": None if a is None or b is None else a - b}  # fmt: skip
-        rows.append(row)
-    paired = [row for row in rows if row["paired"]]
+            difference = None if a is None or b is None else a - b
+            rows.append(
+                {"a": names[i], "b": names[j], "paired": False, "reason": reason, "diff_bits_per_byte": difference}
+            )
     for row, adjusted in zip(paired, holm([row["p_value"] for row in paired]), strict=True):
         row["p_holm"] = adjusted
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ from bd3cli.evaluation.dependence import FEWEST, Floats, frequencies, periodogra
 
 FEW = 32  # sequences; with fewer, dependence between them cannot be seen
 HEAVY = 20.0  # kurtosis; nats of sequences have 3 to 11
+
+
+class Basis(TypedDict):
+    """What an interval rests on."""
+
+    effective_n: float
+    interval_df: float
+    interval_notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Mean:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.value / self.stderr), self.df))
 
-    def basis(self) -> dict[str, Any]:
+    def basis(self) -> Basis:
         """JSON fields that say what the interval rests on."""
         return {"effective_n": self.effective, "interval_df": self.df, "interval_notes": list(self.notes)}
 

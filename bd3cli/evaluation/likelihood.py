@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -29,6 +30,31 @@ Progress = Callable[[int, int], None]
 
 MANY_PASSES = 8  # forward passes a sequence after which the weights 1/t of `uniform` have averaged out
 HEAVY_UNIFORM = "uniform weighs a rare mask by up to 1000: with few draws its interval is often too narrow; use count"
+
+
+class _Measured(TypedDict):
+    ppl: float
+    nats_per_token: float
+
+
+class LikelihoodSummary(_Measured, total=False):
+    """The fields of ``bd3cli eval --json``; files of older versions have fewer of them."""
+
+    ci95: list[float]
+    nats_per_token_ci95: list[float]
+    stderr_nats_per_token: float
+    effective_n: float
+    interval_df: float
+    interval_notes: list[str]
+    mc_stderr_nats_per_token: float | None
+    seeds: int
+    bits_per_byte: float | None
+    tokens: int
+    sequences: int
+    forward_passes: int
+    estimator: str
+    control: str
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +146,7 @@ class Likelihood:
         """All predicted nats over all predicted bytes; None when the tokens spell no bytes."""
         return float(self.nelbo.sum() / math.log(2) / self.bytes) if self.bytes else None
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> LikelihoodSummary:
         """The fields of ``bd3cli eval --json``. Perplexities are exp of nats per token."""
         return {
             "ppl": self.ppl,

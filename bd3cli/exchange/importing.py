@@ -23,6 +23,7 @@ from bd3cli.recipes.resolve import Resolved, resolve
 from bd3cli.runs.checkpoint import file_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RunDirectory, new_record
+from bd3cli.runs.records import Imported
 
 TOKENIZERS = {50258: "gpt2", 30522: "hf:bert-base-uncased", 259: "bytes"}
 RECIPES = {"gpt2": "owt", "hf:bert-base-uncased": "lm1b"}  # the data of the paper's models, by their tokenizer
@@ -150,22 +151,23 @@ def import_checkpoint(
     expected = expected_tensors(config)
     for tensors in (raw, *([] if averaged is None else [averaged])):
         require_same(expected, network_tensors(tensors), source)
-    imported = {
+    imported: Imported = {
         "source": str(Path(source).absolute()) if Path(source).exists() else source,
         "format": foreign.format,
         "sha256": file_sha256(foreign.file),
         "weights_sha256": weights_sha256(network_tensors(averaged or raw)),
         "config": foreign.settings,
-        "clip": foreign.clip,
+        "clip": None if foreign.clip is None else list(foreign.clip),
     }
-    facts = {
-        "status": "imported",
-        "step": foreign.step,
-        "parameters": count_parameters(network_tensors(raw)),
-        "tokenizer": {"name": words.name, "fingerprint": words.fingerprint},
-        "imported": imported,
-    }
-    run.create(resolved, new_record(resolved, list(argv), **facts))
+    record = replace(
+        new_record(resolved, argv),
+        status="imported",
+        step=foreign.step,
+        parameters=count_parameters(network_tensors(raw)),
+        tokenizer={"name": words.name, "fingerprint": words.fingerprint},
+        imported=imported,
+    )
+    run.create(resolved, record)
     CheckpointStore(run.checkpoints).save(
         foreign.step,
         network_tensors(raw),

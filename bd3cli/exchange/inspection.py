@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from bd3cli.data import load_tokenizer
 from bd3cli.errors import InputError
+from bd3cli.evaluation.likelihood import LikelihoodSummary
 from bd3cli.model import TransformerConfig
 from bd3cli.model.config import network_config
 from bd3cli.model.formats.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
@@ -22,6 +23,7 @@ from bd3cli.runs import Run, read_recipe
 from bd3cli.runs.checkpoint import Checkpoint
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
+from bd3cli.runs.records import Ancestor, Imported, RunRecord
 
 Weights = Literal["averaged", "raw"]
 TOLERANCE = 1e-4  # nats a token, of a validation repeated on other hardware
@@ -40,7 +42,7 @@ class Opened:
     path: Path
     config: TransformerConfig
     tensors: dict[str, dict[str, Tensor]]
-    record: dict[str, Any]
+    record: RunRecord
     recipe: Recipe | None
     checkpoint: Checkpoint | None
 
@@ -58,7 +60,7 @@ def open_checkpoint(path: Path, which: str = "best") -> Opened:
     """
     if is_upstream(path) and not (path / RECORD).exists():
         raw, tensors = read_upstream(path)
-        return Opened(path, upstream_config(raw, str(path)), {"raw": network_tensors(tensors)}, {}, None, None)
+        return Opened(path, upstream_config(raw, str(path)), {"raw": network_tensors(tensors)}, RunRecord(), None, None)
     record, recipe = RunDirectory(path).read_record(), read_recipe(path)
     found = CheckpointStore(path / "checkpoints").load(which)
     weights = {"raw": found.weights(average=False)}
@@ -67,14 +69,48 @@ def open_checkpoint(path: Path, which: str = "best") -> Opened:
     return Opened(path, network_config(recipe, load_tokenizer(recipe.data.tokenizer)), weights, record, recipe, found)
 
 
-def describe(opened: Opened) -> dict[str, Any]:
+class Description(TypedDict):
+    """What a checkpoint is."""
+
+    run: str
+    checkpoint: str
+    step: int | None
+    status: str | None
+    family: str
+    block_size: int
+    length: int
+    vocab_size: int
+    hidden_size: int
+    blocks: int
+    heads: int
+    cond_dim: int
+    time_conditioning: bool
+    parameters: int
+    weights: str
+    weights_sha256: str
+    raw_weights_sha256: str
+    tokenizer: str | None
+    validation: LikelihoodSummary | None
+    imported: Imported | None
+    chain: list[Ancestor]
+
+
+class Exported(TypedDict):
+    """What was written."""
+
+    out: str
+    weights_sha256: str
+    parameters: int
+
+
+def describe(opened: Opened) -> Description:
     """The fields of ``bd3cli checkpoint show --json``. `weights_sha256` is of the weights evaluation uses."""
     c, found = opened.config, opened.checkpoint
     return {
         "run": str(opened.path),
         "checkpoint": found.path.name if found else "model.safetensors",
         "step": found.step if found else None,
-        "status": opened.record.get("status"),
+        "status": opened.record.status,
         "family": c.family,
         "block_size": c.block_size,
         "length": c.length,
@@ -88,19 +124,19 @@ def describe(opened: Opened) -> dict[str, Any]:
         "weights": "averaged" if "averaged" in opened.tensors else "raw",
         "weights_sha256": weights_sha256(opened.evaluated),
         "raw_weights_sha256": weights_sha256(opened.tensors["raw"]),
-        "tokenizer": opened.record.get("tokenizer", {}).get("name"),
-        "validation": found.state.get("validation") if found else None,
-        "imported": opened.record.get("imported"),
+        "tokenizer": opened.record.tokenizer.get("name") if opened.record.tokenizer else None,
+        "validation": found.state.validation if found else None,
+        "imported": opened.record.imported,
         "chain": list(chain(opened.record)),
     }
 
 
-def chain(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def chain(record: RunRecord) -> Iterator[Ancestor]:
     """The runs a run descends from, nearest first."""
-    parent = record.get("parent")
-    while isinstance(parent, dict):
-        yield {key: value for key, value in parent.items() if key not in ("parent", "recipe")}
-        parent = parent.get("parent")
+    parent = record.parent
+    while parent is not None:
+        yield cast("Ancestor", {key: value for key, value in parent.items() if key not in ("parent", "recipe")})
+        parent = parent["parent"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +165,7 @@ def verify(path: Path, which: str = "best", perplexity: bool = False) -> list[Ch
             opened.checkpoint.verify()
     except InputError as error:
         return [Check("files", False, str(error))]
-    sums = opened.checkpoint.state["sha256"] if opened.checkpoint else {}
+    sums = opened.checkpoint.state.sha256 if opened.checkpoint else {}
     checks = [Check("files", True, f"{len(sums)} files match their SHA-256" if sums else "readable; no checksums kept")]
     expected = expected_tensors(opened.config)
     for name, tensors in opened.tensors.items():
@@ -139,7 +175,7 @@ def verify(path: Path, which: str = "best", perplexity: bool = False) -> list[Ch
                      f"{len(tensors)} tensors of float32"),
             _outcome(f"{name} values", [n for n, t in tensors.items() if not torch.isfinite(t).all()], "all finite"),
         ]  # fmt: skip
-    counted, recorded = count_parameters(opened.evaluated), opened.record.get("parameters")
+    counted, recorded = count_parameters(opened.evaluated), opened.record.parameters
     same = recorded in (None, counted)
     checks.append(Check("parameters", same, f"{counted:,}" + ("" if same else f"; the record says {recorded:,}")))
     if perplexity:
@@ -165,7 +201,7 @@ def _outcome(check: str, problems: list[str], good: str) -> Check:
 
 
 def _validation(path: Path, which: str, opened: Opened) -> Check:
-    recorded = opened.checkpoint.state.get("validation") if opened.checkpoint else None
+    recorded = opened.checkpoint.state.validation if opened.checkpoint else None
     if not recorded or opened.recipe is None:
         raise InputError(f"{path} records no validation of this checkpoint, so there is no perplexity to expect.")
     run = Run.load(path, checkpoint=which)
@@ -175,18 +211,16 @@ def _validation(path: Path, which: str, opened: Opened) -> Check:
     return Check("perplexity", difference <= TOLERANCE, detail)
 
 
-def export(path: Path, out: Path, which: str = "best", weights: Weights = "averaged") -> dict[str, Any]:
+def export(path: Path, out: Path, which: str = "best", weights: Weights = "averaged") -> Exported:
     """Write a run's network in the published layout; an imported one keeps the settings it came with.
 
     Raises:
         InputError: nothing to export, or `out` cannot be written.
     """
     opened = open_checkpoint(path, which)
-    imported = opened.record.get("imported") or {}
-    clip = imported.get("clip") or (opened.recipe.objective.clip if opened.recipe else None)
+    imported = opened.record.imported
+    clip = (imported and imported["clip"]) or (opened.recipe.objective.clip if opened.recipe else None)
     tensors = opened.evaluated if weights == "averaged" else opened.tensors["raw"]
-    published = imported.get("format") == "huggingface"
-    write_upstream(
-        out, opened.config, tensors, tuple(clip) if clip else None, imported["config"] if published else None
-    )
+    settings = imported["config"] if imported and imported["format"] == "huggingface" else None
+    write_upstream(out, opened.config, tensors, (clip[0], clip[1]) if clip else None, settings)
     return {"out": str(out), "weights_sha256": weights_sha256(tensors), "parameters": count_parameters(tensors)}

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from bd3cli.evaluation.intervals import bounded_exp, mean_of
 
 # Held as logarithms and shown as their exponentials: nats per token as perplexities, and variances, which are positive
 # with a heavy tail, so that their ratios are what can be compared.
 LOGARITHMIC = frozenset({"ppl", "gen_ppl", "gen_ppl_2l", "var_nelbo"})
+
+
+class _Always(TypedDict):
+    raw: float | None
+    ci95: list[float] | None
+    sequences: dict[str, list[float]] | None
+    note: str
+
+
+class StoredMeasurement(_Always, total=False):
+    """A `Measurement` as plain values."""
+
+    effective_n: float | None
 
 
 @dataclass(frozen=True)
@@ -31,17 +44,17 @@ class Measurement:
     note: str = ""
     effective: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> StoredMeasurement:
         return {
             "raw": self.raw,
-            "ci95": self.ci95,
-            "sequences": self.sequences,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "sequences": None if self.sequences is None else {k: list(v) for k, v in self.sequences.items()},
             "note": self.note,
             "effective_n": self.effective,
         }
 
     @staticmethod
-    def from_dict(raw: Mapping[str, Any]) -> Measurement:
+    def from_dict(raw: StoredMeasurement) -> Measurement:
         ci95 = raw["ci95"]
         interval = None if ci95 is None else (ci95[0], ci95[1])
         return Measurement(raw["raw"], interval, raw["sequences"], raw["note"], raw.get("effective_n"))

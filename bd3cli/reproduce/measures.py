@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def variance(folder: Path, seed: int, context: Context) -> Measurement:
     return context.store.measured(f"variance-{folder.name}", key, now)["value"]
 
 
-def of_variance(value: float, ci95: tuple[float, float] | None) -> Measurement:
+def of_variance(value: float, ci95: Sequence[float] | None) -> Measurement:
     """A variance as its logarithm, with that of its interval."""
     return Measurement(math.log(value), None if ci95 is None else (math.log(ci95[0]), math.log(ci95[1])))
 

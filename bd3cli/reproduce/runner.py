@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bd3cli.device import choose_device, processor_name
+from bd3cli.files import write_whole
 from bd3cli.plugins import metadata_version
 from bd3cli.reproduce.cells import Cell, combine, is_logarithmic
 from bd3cli.reproduce.claims import Outcome, judge
@@ -121,9 +122,9 @@ def write_reports(request: Request, newest: TableResult) -> None:
     request.out.mkdir(parents=True, exist_ok=True)
     name = newest.table.name
     text = markdown(newest, picture=f"{name}.png" if request.plots else "")
-    (request.out / f"{name}.md").write_text(text, encoding="utf-8")
+    write_whole(request.out / f"{name}.md", text)
     document = {"schema": 1, **newest.as_dict()}
-    (request.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_whole(request.out / f"{name}.json", json.dumps(document, indent=1) + "\n")
     if request.plots:
         draw(newest, request.out / f"{name}.png")
     others = [
@@ -131,7 +132,7 @@ def write_reports(request: Request, newest: TableResult) -> None:
     ]
     results = sorted([*others, newest], key=lambda result: table_names().index(result.table.name))
     pictures = {r.table.name: path for r in results if (path := request.out / f"{r.table.name}.png").is_file()}
-    (request.out / "index.html").write_text(page(results, pictures if request.plots else {}), encoding="utf-8")
+    write_whole(request.out / "index.html", page(results, pictures if request.plots else {}))
 
 
 def read_reports(folder: Path) -> list[TableResult]:

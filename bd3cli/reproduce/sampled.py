@@ -57,7 +57,7 @@ def _of_samples(folder: Path, seed: int, context: Context) -> dict[str, Measurem
 
 def _extremes(found: Lengths, note: str) -> dict[str, Measurement]:
     summary = found.summary()
-    return {name: Measurement(float(summary[name]), note=note) for name in ("median", "max")}
+    return {"median": Measurement(summary["median"], note=note), "max": Measurement(float(summary["max"]), note=note)}
 
 
 def _quality(folder: Path, judge: Path, seed: int, context: Context) -> dict[str, Measurement]:

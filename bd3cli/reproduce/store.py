@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bd3cli.errors import InputError
+from bd3cli.files import write_whole
 from bd3cli.hashing import digest
-from bd3cli.reproduce.cells import Measurement
+from bd3cli.records import read_json
+from bd3cli.reproduce.cells import Measurement, StoredMeasurement
 from bd3cli.reproduce.jobs import TrainJob
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs.directory import RECORD, RunDirectory
@@ -35,7 +36,7 @@ class Store:
         folder = self.run(job)
         if not (folder / RECORD).is_file():
             return "absent"
-        if RunDirectory(folder).read_record().get("status") == "finished":
+        if RunDirectory(folder).read_record().status == "finished":
             return "finished"
         return "resumable" if any((folder / "checkpoints").glob("step-*")) else "absent"
 
@@ -49,7 +50,7 @@ class Store:
 
     def seconds(self, job: TrainJob) -> float:
         """How long a training took."""
-        return float(RunDirectory(self.run(job)).read_record().get("seconds", 0.0))
+        return RunDirectory(self.run(job)).read_record().seconds
 
     def measured(self, name: str, key: object, measure: Callable[[], dict[str, Measurement]]) -> dict[str, Measurement]:
         """The measurements under `key`, from disk or made now.
@@ -61,12 +62,11 @@ class Store:
         path = self.path / "measured" / f"{name}-{digest([STREAM_VERSION, key])[:16]}.json"
         if path.is_file():
             try:
-                return {k: Measurement.from_dict(v) for k, v in json.loads(path.read_text()).items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{path} is damaged: {error}. Delete it; it will be measured again.") from error
+                stored = read_json(dict[str, StoredMeasurement], path)
+            except InputError as error:
+                raise InputError(f"{path} is damaged: {error} Delete it; it will be measured again.") from error
+            return {name: Measurement.from_dict(found) for name, found in stored.items()}
         found = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".part-{os.getpid()}")
-        part.write_text(json.dumps({k: v.as_dict() for k, v in found.items()}))
-        part.replace(path)
+        write_whole(path, json.dumps({k: v.as_dict() for k, v in found.items()}))
         return found

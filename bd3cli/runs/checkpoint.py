@@ -7,9 +7,9 @@ import json
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from bd3cli.errors import InputError
 from bd3cli.plain import from_plain
+from bd3cli.records import parse, read_json
+from bd3cli.runs.records import CheckpointState, SavedOptimizer, SavedProgress
 
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 PROGRESS = "progress.json"
@@ -29,11 +31,11 @@ class Checkpoint:
 
     Attributes:
         path: its directory.
-        state: ``step``, the validation result if any, and checksums.
+        state: what is known of it: its step, the validation if any, and checksums.
     """
 
     path: Path
-    state: dict[str, Any]
+    state: CheckpointState
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -43,20 +45,18 @@ class Checkpoint:
             InputError: what says of its files is damaged.
         """
         try:
-            state = json.loads((path / STATE).read_text())
-            dict(state["sha256"]), int(state["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / STATE} is damaged: {error}. Use another checkpoint.") from error
-        return Checkpoint(path, state)
+            return Checkpoint(path, read_json(CheckpointState, path / STATE))
+        except InputError as error:
+            raise InputError(f"{path / STATE} is damaged: {error} Use another checkpoint.") from error
 
     @property
     def step(self) -> int:
-        return int(self.state["step"])
+        return self.state.step
 
     @property
     def averaged(self) -> bool:
         """Whether it holds averaged weights beside the raw ones."""
-        return AVERAGE in self.state["sha256"]
+        return AVERAGE in self.state.sha256
 
     def weights(self, average: bool = True) -> dict[str, Tensor]:
         """The averaged weights when there are any and they are wanted, else the raw ones.
@@ -71,13 +71,13 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{self.path / name} cannot be read: {error}.") from error
 
-    def optimizer(self) -> dict[str, Any]:
+    def optimizer(self) -> SavedOptimizer:
         """Optimizer and scheduler state.
 
         Raises:
             InputError: it is damaged, or there is none, as in an imported checkpoint.
         """
-        if OPTIMIZER not in self.state["sha256"]:
+        if OPTIMIZER not in self.state.sha256:
             raise InputError(
                 f"{self.path} holds no optimizer state, since it was imported. Start a run from it: bd3cli finetune."
             )
@@ -85,39 +85,34 @@ class Checkpoint:
         try:
             with warnings.catch_warnings():  # what is odd about a file is said by refusing it
                 warnings.simplefilter("ignore")
-                state: dict[str, Any] = torch.load(self.path / OPTIMIZER, weights_only=True)
+                state: object = torch.load(self.path / OPTIMIZER, weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
             reason = f"it wants to call {named[1]}, which was not done" if named else "it is no pickle of tensors"
             raise InputError(f"{self.path / OPTIMIZER} is not an optimizer's state: {reason}.") from error
         except Exception as error:  # the file may be anything, and the unpickler may trip over it in any way
             raise InputError(f"{self.path / OPTIMIZER} cannot be read: {reason_of(error)}.") from error
-        return state
+        return parse(SavedOptimizer, state, str(self.path / OPTIMIZER))
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> SavedProgress:
         """What was learned and searched about masks, and how many tokens were masked.
 
         Raises:
             InputError: it is damaged, or there is none, as in an imported checkpoint.
         """
-        if PROGRESS not in self.state["sha256"]:
+        if PROGRESS not in self.state.sha256:
             return self._old_progress()
         self._compare(PROGRESS)
         try:
             progress = from_plain(json.loads((self.path / PROGRESS).read_text(encoding="utf-8")))
-            if not isinstance(progress, dict):
-                raise ValueError("not a JSON object")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, RecursionError) as error:
             raise InputError(f"{self.path / PROGRESS} cannot be read: {reason_of(error)}.") from error
-        return progress
+        return parse(SavedProgress, progress, f"{self.path / PROGRESS} cannot be read")
 
-    def _old_progress(self) -> dict[str, Any]:
+    def _old_progress(self) -> SavedProgress:
         """The same of a checkpoint from before there was such a file: it is inside the optimizer's."""
-        state: object = self.optimizer()
-        progress = state.get("progress") if isinstance(state, dict) else None
-        if not isinstance(progress, dict):
-            raise InputError(f"The optimizer state of {self.path} is not one: it holds no progress.")
-        return progress
+        state: Mapping[str, object] = self.optimizer()
+        return parse(SavedProgress, state.get("progress"), f"{self.path / OPTIMIZER}: its progress")
 
     def verify(self) -> None:
         """Compare every file with its SHA-256.
@@ -125,11 +120,11 @@ class Checkpoint:
         Raises:
             InputError: naming the first that is not what was written.
         """
-        for name in self.state["sha256"]:
+        for name in self.state.sha256:
             self._compare(name)
 
     def _compare(self, name: str) -> None:
-        path, expected = self.path / name, self.state["sha256"].get(name)
+        path, expected = self.path / name, self.state.sha256.get(name)
         if expected is None:
             raise InputError(f"{self.path / STATE} knows nothing of {name}. Use another checkpoint (--checkpoint).")
         try:

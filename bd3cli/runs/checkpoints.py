@@ -13,9 +13,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bd3cli.errors import InputError, RunError
+from bd3cli.files import write_whole
 from bd3cli.plain import to_plain
+from bd3cli.records import as_plain, read_json
 from bd3cli.runs.checkpoint import AVERAGE, MODEL, OPTIMIZER, PROGRESS, STATE, Checkpoint, file_sha256, reason_of
+from bd3cli.runs.records import BestMark, CheckpointState
 
 T = TypeVar("T")
 NAME = re.compile(r"step-\d{8}")
@@ -53,8 +56,8 @@ class CheckpointStore:
     def best(self) -> str | None:
         """Name of the checkpoint with the lowest validation NELBO, if one was validated."""
         try:
-            name = json.loads((self.folder / BEST).read_text())["checkpoint"]
-        except (OSError, ValueError, KeyError, TypeError):
+            name = read_json(BestMark, self.folder / BEST).checkpoint
+        except InputError:
             return None
         return name if name in self.names() else None
 
@@ -63,9 +66,9 @@ class CheckpointStore:
         step: int,
         model: dict[str, Tensor],
         average: dict[str, Tensor] | None,
-        optimizer: dict[str, Any] | None,
-        extra: dict[str, Any],
-        progress: dict[str, Any] | None = None,
+        optimizer: Mapping[str, object] | None,
+        extra: Mapping[str, object],
+        progress: Mapping[str, object] | None = None,
     ) -> str:
         """Write a checkpoint atomically and drop old ones; without an optimizer it cannot be resumed.
 
@@ -117,10 +120,9 @@ class CheckpointStore:
         Raises:
             RunError: the disk refused.
         """
-        part = self.folder / f".{BEST}.part"
+        mark = BestMark(checkpoint=name, nats_per_token=nats_per_token)
         try:
-            part.write_text(json.dumps({"checkpoint": name, "nats_per_token": nats_per_token}) + "\n")
-            part.replace(self.folder / BEST)
+            write_whole(self.folder / BEST, json.dumps(as_plain(mark)) + "\n")
         except OSError as error:
             raise self._refusal(BEST, error) from error
         self._retain()
@@ -128,8 +130,8 @@ class CheckpointStore:
     def best_nats(self) -> float:
         """Nats per token of the best checkpoint; infinite when there is none."""
         try:
-            return float(json.loads((self.folder / BEST).read_text())["nats_per_token"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_json(BestMark, self.folder / BEST).nats_per_token
+        except InputError:
             return math.inf
 
     def mend_best(self, step: int) -> None:
@@ -202,22 +204,20 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def validated_nats(state: dict[str, Any]) -> float | None:
+def validated_nats(state: CheckpointState) -> float | None:
     """Nats per token of the validation a checkpoint was written with, if there was one."""
-    try:
-        value = float(state["validation"]["nats_per_token"])
-    except (KeyError, TypeError, ValueError):
+    if state.validation is None or not math.isfinite(state.validation["nats_per_token"]):
         return None
-    return value if math.isfinite(value) else None
+    return state.validation["nats_per_token"]
 
 
-def _save_pickle(state: dict[str, Any], path: Path) -> None:
+def _save_pickle(state: Mapping[str, object], path: Path) -> None:
     """`torch.save` through a file of ours: its own writer turns a full disk into an abort or a riddle."""
     with path.open("wb") as file:
         torch.save(state, file)
 
 
-def _progress_text(progress: dict[str, Any]) -> str:
+def _progress_text(progress: Mapping[str, object]) -> str:
     try:
         return json.dumps(to_plain(progress), allow_nan=False) + "\n"
     except (TypeError, RuntimeError) as error:

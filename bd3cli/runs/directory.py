@@ -6,9 +6,9 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from filelock import FileLock, Timeout
 
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
+from bd3cli.files import write_whole
 from bd3cli.plugins import load_plugins, metadata_version
 from bd3cli.plugins.registry import Registry
 from bd3cli.recipes.resolve import Resolved, to_toml
+from bd3cli.records import as_plain, parse, read_json
 from bd3cli.rng import STREAM_VERSION
+from bd3cli.runs.records import GitState, MetricsRow, RunRecord, StepRow, UsedPlugin, ValidationRow
 from bd3cli.spec import parse_spec
 from bd3cli.version import __version__
 
@@ -62,7 +65,7 @@ class RunDirectory:
             reason = "is not writable" if existing.is_dir() else "is a file"
             raise InputError(f"{self.path} cannot be written: {existing} {reason}. Choose another --out.")
 
-    def create(self, resolved: Resolved, record: dict[str, Any]) -> None:
+    def create(self, resolved: Resolved, record: RunRecord) -> None:
         """Claim the directory for a new run.
 
         Raises:
@@ -71,38 +74,40 @@ class RunDirectory:
         self.refuse_unfit()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._replace(RECIPE, to_toml(resolved.recipe))
-            self._replace(RECORD, _record_text(record))
+            write_whole(self.path / RECIPE, to_toml(resolved.recipe))
+            write_whole(self.path / RECORD, _record_text(record))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}. Choose another --out.") from error
 
-    def read_record(self) -> dict[str, Any]:
+    def read_record(self) -> RunRecord:
         """The run record.
 
         Raises:
-            InputError: this is not a run directory.
+            InputError: this is not a run directory, or the record holds what it cannot.
         """
         try:
-            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
-                raise ValueError("not a JSON object")
-        except FileNotFoundError as error:
+            return read_json(RunRecord, self.path / RECORD)
+        except InputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise InputError(f"{error} Mend the file, or restore a copy of it.") from error
             hint = "" if self.path.is_dir() else " (there is no such directory)"
             raise InputError(
                 f"{self.path} is not a run: it has no {RECORD}{hint}. Give a directory written by `bd3cli train`."
             ) from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / RECORD} cannot be read: {error}.") from error
-        return record
 
     def update_record(self, **changes: Any) -> None:
-        """Change fields of the run record.
+        """Change fields of the run record; what it holds besides, from a newer version say, stays.
+
+        Args:
+            changes: field of `RunRecord` -> its new value, which is written even where it is the default.
 
         Raises:
             RunError: the disk refused; the record is as it was.
         """
+        record = self.read_record()
+        kept = {**record.document, **dict.fromkeys(changes)}
         with self._writing(RECORD):
-            self._replace(RECORD, _record_text(self.read_record() | changes))
+            write_whole(self.path / RECORD, _record_text(replace(record, **changes, document=kept)))
 
     def update_recipe(self, resolved: Resolved, **changes: Any) -> None:
         """Change the recipe the run goes on with, and other fields of the run record.
@@ -111,41 +116,58 @@ class RunDirectory:
             RunError: the disk refused.
         """
         with self._writing(RECIPE):
-            self._replace(RECIPE, to_toml(resolved.recipe))
+            write_whole(self.path / RECIPE, to_toml(resolved.recipe))
         self.update_record(recipe=resolved.values(), sources=resolved.sources, **changes)
 
     def save_sample(self, name: str, text: str) -> None:
         with self._writing(f"samples/{name}"):
             (self.path / "samples").mkdir(exist_ok=True)
-            self._replace(f"samples/{name}", text + "\n")
+            write_whole(self.path / f"samples/{name}", text + "\n")
 
-    def save_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
+    def save_diagnosis(self, name: str, facts: Mapping[str, object]) -> None:
         with self._writing(name):
-            self._replace(name, json.dumps(facts, indent=1, default=str) + "\n")
+            write_whole(self.path / name, json.dumps(facts, indent=1, default=str) + "\n")
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
+    def append_metrics(self, row: MetricsRow) -> None:
         """Add a line to the metrics.
 
         Raises:
             RunError: the disk refused; a resumed run drops what was written of the line.
         """
         with self._writing(METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(as_plain(row)) + "\n")
+
+    def metrics(self) -> list[StepRow | ValidationRow]:
+        """The lines of the metrics, without a last one that a crash left unfinished; none where there is no file.
+
+        Raises:
+            InputError: they cannot be read, or hold what they cannot.
+        """
+        path = self.path / METRICS
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}.") from error
+        rows: list[StepRow | ValidationRow] = []
+        for number, _, _, document in _lines(text):
+            kind: type[StepRow] | type[ValidationRow] = ValidationRow if "validation" in document else StepRow
+            try:
+                rows.append(parse(kind, document, f"{path}, line {number}"))
+            except InputError as error:
+                raise InputError(f"{error} Mend the line, or remove it.") from error
+        return rows
 
     def rewind_metrics(self, step: int) -> None:
         """Drop rows after `step`, and a last line that a crash left unfinished."""
         path = self.path / METRICS
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        kept = [line for _, line, done, _ in _lines(text) if done <= step]
         with self._writing(METRICS):
-            self._replace(METRICS, "".join(line + "\n" for line in kept))
+            write_whole(path, "".join(line + "\n" for line in kept))
 
     def flush_metrics(self) -> None:
         """See to it that the metrics outlive a loss of power, as the checkpoint written next will."""
@@ -171,16 +193,6 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file of the run, whole or not at all."""
-        path = self.path / name
-        part = path.with_name(f".{path.name}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         try:
@@ -192,37 +204,46 @@ class RunDirectory:
             ) from error
 
 
-def _record_text(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
+def _record_text(record: RunRecord) -> str:
+    return json.dumps(as_plain(record), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
-def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, Any]:
-    """Everything needed to run it again and to know what it was."""
-    return {
-        "schema": 1,
-        "status": "running",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": argv,
-        "seed": resolved.recipe.seed,
-        "stream_version": STREAM_VERSION,
-        "recipe": resolved.values(),
-        "sources": resolved.sources,
-        "versions": {"bd3cli": __version__, "python": platform.python_version()}
+def _lines(text: str) -> Iterator[tuple[int, str, int, dict[str, object]]]:
+    """Number, text, step and content of the lines of metrics that are whole."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, dict) and isinstance(document.get("step"), int):
+            yield number, line, document["step"], document
+
+
+def new_record(resolved: Resolved, argv: Sequence[str]) -> RunRecord:
+    """Everything needed to run it again, before there is anything to say of how it went."""
+    return RunRecord(
+        status="running",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        argv=tuple(argv),
+        seed=resolved.recipe.seed,
+        stream_version=STREAM_VERSION,
+        recipe=resolved.values(),
+        sources=resolved.sources,
+        versions={"bd3cli": __version__, "python": platform.python_version()}
         | {name: metadata_version(name) for name in LIBRARIES},
-        "plugins": [asdict(record) for record in load_plugins().records],
-        "uses": used_plugins(resolved),
-        "machine": {
+        plugins=tuple(asdict(record) for record in load_plugins().records),
+        uses=used_plugins(resolved),
+        machine={
             "platform": platform.platform(),
             "processor": processor_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-        "git": git_state(),
-        **facts,
-    }
+        git=git_state(),
+    )
 
 
-def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
+def used_plugins(resolved: Resolved) -> dict[str, UsedPlugin]:
     """Which distribution and version provided each plugin the objective names."""
     if not resolved.recipe.objective.traits.masks:
         return {}
@@ -232,14 +253,14 @@ def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
         "weight": plugins.weights,
         "masking": plugins.maskings,
     }
-    used = {}
+    used: dict[str, UsedPlugin] = {}
     for kind, registry in registries.items():
         entry = registry.entry(parse_spec(getattr(objective, kind)).name)
         used[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
     return used
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state() -> GitState | None:
     """Commit and cleanliness of the working directory's repository, if it is one."""
 
     def git(*arguments: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from bd3cli.recipes.resolve import from_toml
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECIPE, RunDirectory
-from bd3cli.sampling.stopping import StopRule, entropy_rule
+from bd3cli.runs.records import RunRecord, SplitFacts
+from bd3cli.sampling.stopping import EntropyStop, StopRule, entropy_rule
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Run:
     model: Transformer
     tokenizer: Tokenizer | None
     recipe: Recipe | None
-    record: dict[str, Any]
+    record: RunRecord
     checkpoint: str
     step: int | None
 
@@ -62,11 +64,11 @@ class Run:
         backend = choose_backend(attention, where, torch.float32).name
         if is_upstream(folder):
             model = load_upstream(folder, backend).to(where)
-            return Run(folder, model, None, None, {}, "model.safetensors", None)
+            return Run(folder, model, None, None, RunRecord(), "model.safetensors", None)
         record = RunDirectory(folder).read_record()
         recipe = read_recipe(folder)
         tokenizer = load_tokenizer(recipe.data.tokenizer)
-        recorded = record.get("tokenizer", {}).get("fingerprint")
+        recorded = record.fingerprint
         if recorded != tokenizer.fingerprint:
             raise InputError(
                 f"The tokenizer {recipe.data.tokenizer!r} is not the one {folder} was trained with "
@@ -146,7 +148,7 @@ class Run:
     def _require_same_division(self, name: Split, packed: PackedSplit) -> None:
         """Refuse held-out text that another version divided off: this run may have been trained on it."""
         recipe = self.require_recipe()
-        before = self.record.get("data", {}).get("train", {}).get("split_policy", "")
+        before = self.record.data.get("train", SplitFacts()).split_policy
         now = packed.description.get("split_policy", "")
         if name != "train" and before.startswith("90/5/5") and now != before and getattr(recipe.data, name) is None:
             raise InputError(
@@ -194,14 +196,19 @@ class Run:
             self.require_recipe()
         assert self.tokenizer is not None
         if min_entropy is None:
-            found = self.record.get("entropy_stop")
-            if found is None:
-                found = entropy_rule(self.split("train"), self.tokenizer)
-                self.record["entropy_stop"] = found
-                with contextlib.suppress(OSError):  # a run one may only read
-                    RunDirectory(self.path).update_record(entropy_stop=found)
-            min_entropy = float(found["threshold"])
+            min_entropy = self._entropy_stop["threshold"]
         return StopRule(self.tokenizer.eos_id, min_entropy or None)
+
+    @cached_property
+    def _entropy_stop(self) -> EntropyStop:
+        """What the record says, or what belongs there, recorded now."""
+        if self.record.entropy_stop is not None:
+            return self.record.entropy_stop
+        assert self.tokenizer is not None, "stop_rule has asked"
+        found = entropy_rule(self.split("train"), self.tokenizer)
+        with contextlib.suppress(OSError):  # a run one may only read
+            RunDirectory(self.path).update_record(entropy_stop=found)
+        return found
 
     def require_recipe(self) -> Recipe:
         """The recipe.

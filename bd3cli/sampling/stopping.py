@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -48,7 +48,19 @@ def entropy(tokens: Tensor) -> float:
     return float(-(probs * probs.log()).sum())
 
 
-def entropy_rule(split: PackedSplit, tokenizer: Tokenizer, windows: int = 512) -> dict[str, Any]:
+class _Threshold(TypedDict):
+    threshold: float
+    rule: str
+
+
+class EntropyStop(_Threshold, total=False):
+    """An entropy threshold in nats and where it comes from; `median` of so many `windows`, where it is computed."""
+
+    median: float
+    windows: int
+
+
+def entropy_rule(split: PackedSplit, tokenizer: Tokenizer, windows: int = 512) -> EntropyStop:
     """The entropy threshold for a run, and where it comes from, for the run record.
 
     The published code's 4 nats for its tokenizer; else 0.6 of the median entropy of windows of training text

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bd3cli.errors import InputError
+from bd3cli.evaluation.likelihood import LikelihoodSummary
 from bd3cli.exchange.inspection import chain
 from bd3cli.recipes.families import NAMES, get_family
 from bd3cli.recipes.resolve import known_keys
-from bd3cli.runs.directory import METRICS, RECORD, RunDirectory
+from bd3cli.runs.directory import RECORD, RunDirectory
+from bd3cli.runs.records import RunRecord, StepRow, ValidationRow
 from bd3cli.studies.curves import Curve, Panel
 
 IGNORED = ("name", "description")  # of no consequence for what was trained
+
+
+class BestValidation(LikelihoodSummary):
+    """A validation and the step it was made after."""
+
+    step: int
+
+
+class RunSummary(TypedDict):
+    """A run in a row of ``runs list``; what its record does not say is None."""
+
+    run: str
+    status: str | None
+    created: str | None
+    family: object
+    block_size: object
+    length: object
+    parameters: int | None
+    data: object
+    step: int
+    steps: object
+    best: BestValidation | None
+    parent: str | None
 
 
 @dataclass(frozen=True)
@@ -27,37 +51,36 @@ class History:
     """
 
     path: Path
-    record: dict[str, Any]
-    rows: list[dict[str, Any]]
+    record: RunRecord
+    rows: list[StepRow | ValidationRow]
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of ``loss``, ``gradient_norm``, ..., or ``validation.nats_per_token`` and its like."""
-        outer, _, inner = name.partition(".")
-        found = [(row["step"], row[outer][inner] if inner else row[outer]) for row in self.rows if outer in row]
-        kept = [(float(x), float(y)) for x, y in found if isinstance(y, (int, float))]
+        kept = [(float(row.step), y) for row in self.rows if (y := row.number(name)) is not None]
         return [x for x, _ in kept], [y for _, y in kept]
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> BestValidation | None:
         """The validation with the lowest NELBO, with its step."""
-        found = [{"step": row["step"], **row["validation"]} for row in self.rows if row.get("validation")]
-        return min(found, key=lambda v: v["nats_per_token"], default=None)
+        found = [row for row in self.rows if isinstance(row, ValidationRow)]
+        row = min(found, key=lambda row: row.validation["nats_per_token"], default=None)
+        return None if row is None else {"step": row.step, **row.validation}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RunSummary:
         """One row of ``runs list``."""
-        recipe, best = self.record.get("recipe", {}), self.best
+        recipe, best = self.record.recipe, self.best
         family = recipe.get("objective.family")
         chosen = family in NAMES and get_family(family).chooses_blocks
         return {
             "run": str(self.path),
-            "status": self.record.get("status"),
-            "created": self.record.get("created"),
+            "status": self.record.status,
+            "created": self.record.created,
             "family": family,
             "block_size": recipe.get("objective.block_size") if chosen else None,
             "length": recipe.get("model.length"),
-            "parameters": self.record.get("parameters"),
+            "parameters": self.record.parameters,
             "data": recipe.get("data.name"),
-            "step": self.record.get("step") or (self.rows[-1]["step"] if self.rows else 0),
+            "step": self.record.step or (self.rows[-1].step if self.rows else 0),
             "steps": recipe.get("train.steps"),
             "best": best,
             "parent": next((p["run"] for p in chain(self.record)), None),
@@ -70,22 +93,8 @@ def read_history(path: Path) -> History:
     Raises:
         InputError: it is no run, or its metrics are unreadable.
     """
-    record = RunDirectory(path).read_record()
-    try:
-        text = (path / METRICS).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path / METRICS} cannot be read: {error}.") from error
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return History(path, record, rows)
+    run = RunDirectory(path)
+    return History(path, run.read_record(), run.metrics())
 
 
 def find_runs(folder: Path) -> list[History]:
@@ -104,12 +113,12 @@ def find_runs(folder: Path) -> list[History]:
             found.append(read_history(here))
         else:
             waiting += [p for p in here.iterdir() if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")]
-    return sorted(found, key=lambda h: (str(h.record.get("created")), str(h.path)))
+    return sorted(found, key=lambda h: (str(h.record.created), str(h.path)))
 
 
-def differences(histories: list[History]) -> dict[str, list[Any]]:
+def differences(histories: list[History]) -> dict[str, list[object]]:
     """Dotted key -> value in each run, for the settings in which they differ."""
-    recipes = [h.record.get("recipe", {}) for h in histories]
+    recipes = [h.record.recipe for h in histories]
     table = {key: [recipe.get(key) for recipe in recipes] for key in known_keys() if key not in IGNORED}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
 

@@ -51,7 +51,7 @@ class GenerativePerplexity:
     reencoded: bool
     bound: bool
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from bd3cli.sampling import Sample
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class LengthSummary(TypedDict):
+    """A row of ``bd3cli length-stats --json``; `quantiles` by their share of the texts."""
+
+    name: str
+    count: int
+    median: float
+    mean: float
+    max: int
+    quantiles: dict[str, float]
+    cap: int | None
+    capped: int
+    stops: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Lengths:
     capped: int = 0
     stops: dict[str, int] | None = None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> LengthSummary:
         """A row of ``bd3cli length-stats --json``."""
         n = self.lengths
         return {

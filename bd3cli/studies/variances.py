@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -13,7 +13,6 @@ from bd3cli.diffusion.batch import token_nll
 from bd3cli.diffusion.objective import Objective
 from bd3cli.diffusion.scheme import Scheme
 from bd3cli.errors import InputError
-from bd3cli.evaluation.intervals import Mean
 from bd3cli.evaluation.variance import Batches, Spread, gradient_variance, nelbo_variance
 from bd3cli.faults import blaming_plugins, describe
 from bd3cli.maskings import Learner, Masking, MaskNoise
@@ -22,6 +21,7 @@ from bd3cli.plugins import require_used
 from bd3cli.recipes.settings import ObjectiveConfig, Recipe
 from bd3cli.rng import permutation
 from bd3cli.runs.checkpoints import CheckpointStore
+from bd3cli.runs.records import SavedProgress
 from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.trainer import token_counts
 
@@ -29,6 +29,42 @@ if TYPE_CHECKING:
     from bd3cli.runs import Run
 
 LEARNING_BATCHES = 200  # of the training split, for a masking that learns and has not yet
+
+
+class OwnVariance(TypedDict, total=False):
+    """Var. NELBO under a run's own training masks; None with its reason, or with none for ``ar``."""
+
+    var_nelbo: float | None
+    var_nelbo_ci95: list[float] | None
+    var_nelbo_notes: list[str]
+    var_nelbo_reason: str
+
+
+class GradientVariance(TypedDict, total=False):
+    """Gradient variance, where it was asked for."""
+
+    var_gradient: float | None
+    var_gradient_ci95: list[float] | None
+    var_gradient_notes: list[str]
+    var_gradient_relative: float | None
+
+
+class _Scheme(TypedDict):
+    name: str
+    masking: str
+    schedule: str | None
+    clip: list[float] | None
+    var_nelbo: float
+    var_nelbo_ci95: list[float] | None
+    var_nelbo_notes: list[str]
+    var_nelbo_relative: float | None
+    batches: int
+    batch_size: int
+    learned: str | None
+
+
+class VarianceRow(_Scheme, GradientVariance):
+    """Variances under one way to draw masks; `learned` says how its masking was, if it is one that learns."""
 
 
 def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
@@ -39,13 +75,13 @@ def own_scheme(run: Run, recipe: Recipe) -> Scheme | None:
     clip = o.clip
     if o.clip_search == "search":
         history = _progress(run).get("clip_search")
-        clip = tuple(history[-1]["clip"]) if history else clip
+        clip = (history[-1]["clip"][0], history[-1]["clip"][1]) if history else clip
     return Scheme("training", o.masking, o.schedule, clip, o.resample)
 
 
 def own_variance(
     run: Run, recipe: Recipe, split: PackedSplit, *, sequences: list[int], count: int, seed: int
-) -> dict[str, Any]:
+) -> OwnVariance:
     """Var. NELBO under the run's own training masks, or why it cannot be had; nobody need have asked for it.
 
     Its plugins may be missing or broken, or the training text gone; everything else about the run is known without.
@@ -61,27 +97,39 @@ def own_variance(
             )
     except InputError as error:
         return {"var_nelbo": None, "var_nelbo_reason": str(error)}
-    if not math.isfinite(row["var_nelbo"]):
-        reason = f"It is {row['var_nelbo']} under the schedule {scheme.schedule!r} with the masking {scheme.masking!r}."
+    value = row["var_nelbo"]
+    if not math.isfinite(value):
+        reason = f"It is {value} under the schedule {scheme.schedule!r} with the masking {scheme.masking!r}."
         return {"var_nelbo": None, "var_nelbo_reason": reason}
-    return {key: row[key] for key in ("var_nelbo", "var_nelbo_ci95", "var_nelbo_notes")}
+    return {"var_nelbo": value, "var_nelbo_ci95": row["var_nelbo_ci95"], "var_nelbo_notes": row["var_nelbo_notes"]}
 
 
 def variance_row(
     run: Run, recipe: Recipe, scheme: Scheme, batches: Batches, *, gradient: bool = True
-) -> dict[str, Any]:
+) -> VarianceRow:
     """Var. NELBO and gradient variance of `run` under `scheme`, as plain values for JSON."""
     objective, learned = run_objective(run, recipe, scheme)
     reads_schedule = objective.masking is not None and objective.masking.uses_schedule
     nelbo = nelbo_variance(run.model, objective, batches)
-    slope = gradient_variance(run.model, objective, batches) if gradient else None
+    slope: GradientVariance = {}
+    if gradient:
+        found = gradient_variance(run.model, objective, batches)
+        slope = {
+            "var_gradient": None if found is None else found.value,
+            "var_gradient_ci95": _interval(found),
+            "var_gradient_notes": _notes(found),
+            "var_gradient_relative": None if found is None else found.relative,
+        }
     return {
         "name": scheme.name,
         "masking": scheme.masking,
         "schedule": scheme.schedule if reads_schedule else None,
         "clip": None if scheme.clip is None else list(scheme.clip),
-        **_fields("nelbo", nelbo),
-        **(_fields("gradient", slope) if gradient else {}),
+        "var_nelbo": nelbo.value,
+        "var_nelbo_ci95": _interval(nelbo),
+        "var_nelbo_notes": _notes(nelbo),
+        "var_nelbo_relative": nelbo.relative,
+        **slope,
         "batches": len(batches.indices),
         "batch_size": len(batches.indices[0]),
         "learned": learned,
@@ -166,39 +214,40 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
     return learner.masking(), f"here, from {count} batches of the training split"
 
 
-def _uses(run: Run) -> dict[str, Any]:
+def _uses(run: Run) -> dict[str, dict[str, str]]:
     """The plugins that drew the run's training masks; loss weights do not count here."""
-    return {kind: used for kind, used in run.record.get("uses", {}).items() if kind != "weight"}
+    return {kind: used for kind, used in run.record.used.items() if kind != "weight"}
 
 
-def _progress(run: Run) -> dict[str, Any]:
+def _progress(run: Run) -> SavedProgress:
     """What the checkpoint in use says about masks: what was learned, and searched."""
     return CheckpointStore(run.path / "checkpoints").load(run.checkpoint).progress()
 
 
-def take_up(learner: Learner, progress: dict[str, Any]) -> None:
+def take_up(learner: Learner, progress: SavedProgress) -> None:
     """Put into a learner what it had learned by a checkpoint.
 
     Raises:
         InputError: it is not its own, as after a change of the plugin.
     """
+    known = progress.get("masking")
+    if known is None:
+        raise InputError("What the masking learned in training is not in the checkpoint.")
     try:
         with blaming_plugins():
-            learner.load_state_dict(progress["masking"]["learner"])
+            learner.load_state_dict(known["learner"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"What the masking learned in training cannot be restored: {describe(error)}.") from error
 
 
-def _fields(name: str, spread: Spread | None) -> dict[str, Any]:
-    mean: Mean | None = None if spread is None else spread.mean
-    return {
-        f"var_{name}": None if spread is None else spread.value,
-        f"var_{name}_ci95": None if mean is None else list(mean.positive_ci95),
-        f"var_{name}_notes": [] if mean is None else list(mean.notes),
-        f"var_{name}_relative": None if spread is None else spread.relative,
-    }
+def _interval(spread: Spread | None) -> list[float] | None:
+    return None if spread is None or spread.ci95 is None else list(spread.ci95)
+
+
+def _notes(spread: Spread | None) -> list[str]:
+    return [] if spread is None or spread.mean is None else list(spread.mean.notes)
 
 
 def measure_variances(
@@ -211,7 +260,7 @@ def measure_variances(
     count: int,
     seed: int,
     gradient: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[VarianceRow]:
     """`variance_row` of every scheme, on the same batches of the recipe's batch size."""
     batches = Batches.choose(split, sequences, recipe.train.batch_size, count, seed)
     return [variance_row(run, recipe, scheme, batches, gradient=gradient) for scheme in schemes]

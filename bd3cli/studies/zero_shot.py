@@ -47,7 +47,7 @@ class ZeroShotRow:
     data: Mapping[str, Any]
     reason: str | None = None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """JSON fields: those of ``eval``, or ``ppl`` null with a ``reason``."""
         where = {
             "run": self.run,

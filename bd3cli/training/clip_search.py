@@ -7,11 +7,9 @@ the search's whole state; with `fix` there is no search, and nothing that could 
 
 from __future__ import annotations
 
-from typing import Any
-
 from bd3cli.data import PackedSplit
 from bd3cli.diffusion.objective import Objective
-from bd3cli.evaluation.clip_search import Tried, least, try_clips
+from bd3cli.evaluation.clip_search import ChosenClip, Tried, least, try_clips
 from bd3cli.evaluation.variance import Batches
 from bd3cli.model import Transformer
 from bd3cli.recipes.clips import Interval, clip_grid
@@ -32,7 +30,7 @@ class ClipSearch:
         """
         self.grid, self._first = grid, objective
         self._objectives = {clip: objective.clipped(clip) for clip in grid}
-        self.history: list[dict[str, Any]] = []
+        self.history: list[ChosenClip] = []
 
     @staticmethod
     def of(objective: Objective) -> ClipSearch | None:
@@ -46,7 +44,8 @@ class ClipSearch:
         """What step `step`, counted from 0, trains on; up to the one after the step at hand."""
         for entry in reversed(self.history):
             if entry["from_step"] <= step:
-                return self._objectives[tuple(entry["clip"])]
+                low, high = entry["clip"]
+                return self._objectives[low, high]
         return self._first
 
     def look(self, model: Transformer, split: PackedSplit, recipe: Recipe, step: int, group: Group) -> None:
@@ -69,8 +68,8 @@ class ClipSearch:
             }
         )
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> list[ChosenClip]:
         return list(self.history)
 
-    def load_state_dict(self, history: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, history: list[ChosenClip]) -> None:
         self.history = list(history)

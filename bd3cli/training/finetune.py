@@ -23,6 +23,7 @@ from bd3cli.recipes.settings import ObjectiveConfig, read_by
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
+from bd3cli.runs.records import OptimizerState, Parent, RunRecord
 from bd3cli.training.distributed import spread_optimizer_state, spread_weights
 from bd3cli.training.trainer import Trainer
 
@@ -44,9 +45,9 @@ class Start:
 
     config: TransformerConfig
     tensors: dict[str, Tensor]
-    optimizer: dict[str, Any] | None
+    optimizer: OptimizerState | None
     tokenizer: str
-    record: dict[str, Any]
+    record: Parent
 
     def apply(self, trainer: Trainer) -> None:
         """Put the weights, and the optimizer's state if it is kept, into a fresh trainer.
@@ -68,7 +69,7 @@ class Start:
             keep_optimizer(trainer, self.optimizer, self.config, source)
 
 
-def keep_optimizer(trainer: Trainer, state: dict[str, Any], config: TransformerConfig, source: str) -> None:
+def keep_optimizer(trainer: Trainer, state: OptimizerState, config: TransformerConfig, source: str) -> None:
     """Take over the moments of AdamW; the learning rate and its warmup are the new recipe's.
 
     Raises:
@@ -105,7 +106,7 @@ def finetune_recipe(
     sources["train.horizon"] = "default"
     base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
     resolved = drop_unread(resolve(recipe, options, overrides, environment, base), base)
-    require_inherited(record.get("uses", {}), resolved.recipe.objective, parent.objective, run)
+    require_inherited(record.used, resolved.recipe.objective, parent.objective, run)
     return resolved
 
 
@@ -167,7 +168,7 @@ def load_start(
         config=network_config(recipe, tokenizer),
         tensors=tensors,
         optimizer=None if state is None else state["optimizer"],
-        tokenizer=str(record.get("tokenizer", {}).get("fingerprint")),
+        tokenizer=str(record.fingerprint),
         record={
             "run": str(run.absolute()),
             "checkpoint": found.path.name,
@@ -177,14 +178,14 @@ def load_start(
             "optimizer": "kept" if optimizer else "fresh",
             "family": recipe.objective.family,
             "block_size": recipe.block_size,
-            "recipe": record.get("recipe"),
-            "imported": record.get("imported"),
-            "parent": record.get("parent"),
+            "recipe": record.recipe,
+            "imported": record.imported,
+            "parent": record.parent,
         },
     )
 
 
-def read_parent(run: Path) -> dict[str, Any]:
+def read_parent(run: Path) -> RunRecord:
     """The record of the run to start from."""
     if is_upstream(run) and not (run / RECORD).exists():
         raise InputError(

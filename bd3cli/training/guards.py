@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -92,7 +92,23 @@ class Guard:
         )
 
 
-def diagnosis(trainer: Trainer, step: int, loss: float, norm: float, data: StepData) -> dict[str, Any]:
+class Diagnosis(TypedDict):
+    """``nonfinite-step-*.json``."""
+
+    schema: int
+    step: int
+    loss: str
+    gradient_norm: str
+    learning_rate: float
+    sequences: list[int]
+    data_fingerprint: str
+    masked_fraction: list[float]
+    loss_weight: list[float]
+    nonfinite_weights: list[str]
+    nonfinite_gradients: list[str]
+
+
+def diagnosis(trainer: Trainer, step: int, loss: float, norm: float, data: StepData) -> Diagnosis:
     """What is known about a step whose numbers are none; ranges are over this process's share of the batch."""
     parameters = list(trainer.model.named_parameters())
     weights = torch.cat([batch.weight for batch in data.batches])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from bd3cli.contract import broken, kind_of
 from bd3cli.diffusion.batch import Batch, block_sums
 from bd3cli.maskings import Learner, Masking, Observation
 from bd3cli.plain import to_plain
+from bd3cli.runs.records import LearnedState
 
 
 def same(x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class LearnedMasking:
         self._recipe, self._block_size = masking, block_size
         self.learner = learner
         first = self._state()
-        self._states: dict[int, dict[str, Any]] = {0: first, 1: first}  # by window
+        self._states: dict[int, dict[str, object]] = {0: first, 1: first}  # by window
         self._maskings = {0: made_by(learner), 1: made_by(learner)}
         self._waiting: deque[tuple[int, Callable[[], Tensor]]] = deque()
 
@@ -77,7 +77,7 @@ class LearnedMasking:
         while len(self._waiting) > 1:
             self._learn()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         self._catch_up()
         found = self.learner.summary()
         try:
@@ -86,12 +86,12 @@ class LearnedMasking:
             raise broken(type(self.learner).summary, f"returned what JSON cannot hold ({error})") from error
         return found
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LearnedState:
         """Everything later steps depend on."""
         self._catch_up()
         return {"learner": self._state(), "windows": dict(self._states)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LearnedState) -> None:
         self._waiting.clear()
         self.learner.load_state_dict(state["learner"])
         self._states = dict(state["windows"])
@@ -113,13 +113,13 @@ class LearnedMasking:
         for old in [w for w in self._states if w < window - 1]:
             del self._states[old], self._maskings[old]
 
-    def _made_from(self, state: dict[str, Any]) -> Masking:
+    def _made_from(self, state: dict[str, object]) -> Masking:
         learner = self._recipe.learner(self._block_size)
         assert learner is not None
         learner.load_state_dict(state)
         return made_by(learner)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, object]:
         state = self.learner.state_dict()
         try:
             to_plain(state)

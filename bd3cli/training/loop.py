@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from bd3cli.recipes.resolve import Resolved
 from bd3cli.rng import STREAM_VERSION, seed_torch
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RunDirectory, new_record
+from bd3cli.runs.records import Progress, Resume, RunRecord, StepRow, ValidationRow
 from bd3cli.testing.training import require_lawful
 from bd3cli.training.batches import StepData
 from bd3cli.training.distributed import accumulating, joined, whole
@@ -36,7 +36,7 @@ from bd3cli.training.resume import check_horizon_unchanged, consequences
 from bd3cli.training.stopping import stop_requests
 from bd3cli.training.throughput import Throughput
 from bd3cli.training.tracking import require_trackers, tracked
-from bd3cli.training.trainer import Trainer, check_data_unchanged, facts, full_state, prepare, read_state, restore
+from bd3cli.training.trainer import Trainer, check_data_unchanged, described, full_state, prepare, read_state, restore
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def train(
         if start is not None and not resume:
             start.apply(trainer)
         if not resume and group.leads:
-            descent = {} if start is None else {"parent": start.record}
-            run.create(resolved, new_record(resolved, argv or [], **facts(trainer), **descent))
+            record = described(new_record(resolved, argv or []), trainer)
+            run.create(resolved, record if start is None else replace(record, parent=start.record))
         with run.claimed() if group.leads else nullcontext():
             if resume:
                 take_up(trainer, run, store, reporter)
@@ -101,8 +101,8 @@ def train(
                 record = run.read_record()
                 for text in consequences(record, trainer):
                     reporter.notice(text)
-                this = {"step": trainer.step, "argv": argv or [], "stream_version": STREAM_VERSION}
-                run.update_recipe(resolved, status="running", resumes=[*record.get("resumes", []), this])
+                this: Resume = {"step": trainer.step, "argv": argv or [], "stream_version": STREAM_VERSION}
+                run.update_recipe(resolved, status="running", resumes=(*record.resumes, this))
             try:
                 with tracked(reporter, run, resolved, trainer.step) if group.leads else nullcontext(reporter) as told:
                     result = run_steps(trainer, run, store, told, deadline)
@@ -136,15 +136,15 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
             for text in refused:
                 reporter.notice(f"Passed over a checkpoint: {text}")
             if saved.step > trainer.recipe.train.steps or (
-                saved.step == trainer.recipe.train.steps and record.get("status") == "finished"
+                saved.step == trainer.recipe.train.steps and record.status == "finished"
             ):
                 raise InputError(
                     f"{run.path} is finished: it has trained {saved.step} of {trainer.recipe.train.steps} steps. "
                     "Raise --steps to go on."
                 )
-        elif "parent" in record:
+        elif record.parent is not None:
             raise InputError(
-                f"{run.path} has no checkpoint yet, and its first weights came from {record['parent'].get('run')}. "
+                f"{run.path} has no checkpoint yet, and its first weights came from {record.parent['run']}. "
                 "Give the command that began it again, with another --out."
             )
         else:
@@ -156,10 +156,9 @@ def take_up(trainer: Trainer, run: RunDirectory, store: CheckpointStore, reporte
         store.mend_best(trainer.step)
 
 
-def last_streams(record: dict[str, Any]) -> int:
+def last_streams(record: RunRecord) -> int:
     """The version of the random streams that a run drew from last; records older than the field mean 1."""
-    latest = [record, *record.get("resumes", [])][-1]
-    return int(latest.get("stream_version", 1))
+    return record.resumes[-1].get("stream_version", 1) if record.resumes else record.stream_version
 
 
 def run_steps(
@@ -178,17 +177,18 @@ def run_steps(
 
             if step % t.log_every == 0 or last or step == 1:
                 guard.check()
-                metrics: dict[str, float] = {
-                    "loss": loss.item(),
-                    "gradient_norm": norm.item(),
-                    "learning_rate": float(trainer.warmup.get_last_lr()[0]),
-                    "tokens_per_second": throughput.take(),
-                    "masked_tokens": trainer.masked_tokens,
-                }
+                row = StepRow(
+                    step=step,
+                    loss=loss.item(),
+                    gradient_norm=norm.item(),
+                    learning_rate=float(trainer.warmup.get_last_lr()[0]),
+                    tokens_per_second=throughput.take(),
+                    masked_tokens=trainer.masked_tokens,
+                )
                 with throughput.paused():
                     if group.leads:
-                        run.append_metrics({"step": step, **metrics})
-                    reporter.step(step, t.steps, metrics)
+                        run.append_metrics(row)
+                    reporter.step(step, t.steps, row.numbers())
 
             validated = None
             if step % t.validate_every == 0 or last:
@@ -198,8 +198,7 @@ def run_steps(
                     if trainer.search is not None and step % t.validate_every == 0:
                         trainer.search.look(trainer.evaluated(), trainer.validation, trainer.recipe, step, group)
                     if group.leads:
-                        row = {"step": step, "validation": validated.summary(), **progress(trainer, True)}
-                        run.append_metrics(row)
+                        run.append_metrics(validation_row(trainer, validated))
                     reporter.validation(step, validated)
             leaving = stop.agreed(group) and not last
             if step % t.checkpoint_every == 0 or last or leaving or validated is not None:
@@ -272,19 +271,27 @@ def optimizer_step(trainer: Trainer, data: StepData, guard: Guard | None = None)
     return total, norm
 
 
-def progress(trainer: Trainer, latest: bool = False) -> dict[str, Any]:
-    """How far training has come: the clip of the last step among it, and what was searched and learned.
+def progress(trainer: Trainer) -> Progress:
+    """How far training has come: the clip of the last step among it, and what was searched and learned."""
+    return Progress(
+        masked_tokens=trainer.masked_tokens,
+        clip=trainer.clipped_at(max(trainer.step - 1, 0)).config.clip,
+        masking=None if trainer.learned is None else trainer.learned.summary(),
+        clip_search=None if trainer.search is None else trainer.search.history,
+    )
 
-    Args:
-        latest: of a search only its newest choice.
-    """
-    clip = trainer.clipped_at(max(trainer.step - 1, 0)).config.clip
-    known: dict[str, Any] = {"masked_tokens": trainer.masked_tokens, "clip": None if clip is None else list(clip)}
-    if trainer.learned is not None:
-        known["masking"] = trainer.learned.summary()
-    if trainer.search is not None:
-        known["clip_search"] = trainer.search.history[-1:] if latest else trainer.search.history
-    return known
+
+def validation_row(trainer: Trainer, validated: Likelihood) -> ValidationRow:
+    """The metrics of a validation; of a search only its newest choice."""
+    known = progress(trainer)
+    return ValidationRow(
+        step=trainer.step,
+        validation=validated.summary(),
+        masked_tokens=known.masked_tokens,
+        clip=known.clip,
+        masking=known.masking,
+        clip_search=None if known.clip_search is None else known.clip_search[-1:],
+    )
 
 
 def validate(trainer: Trainer) -> Likelihood:

@@ -18,6 +18,7 @@ from bd3cli.recipes.resolve import Resolved, known_keys, layered
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import read_recipe
 from bd3cli.runs.directory import RunDirectory
+from bd3cli.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from bd3cli.training.trainer import Trainer
@@ -39,14 +40,14 @@ def resume_recipe(
     if recipe is not None:
         raise InputError(f"--resume uses the recipe recorded in {out}; leave out {recipe!r}.")
     record = RunDirectory(out).read_record()
-    if record.get("status") == "imported":
+    if record.status == "imported":
         raise InputError(
             f"{out} was imported: it has no optimizer to go on with. Start from it: bd3cli finetune {out}."
         )
-    require_used(record.get("uses", {}), str(out))
+    require_used(record.used, str(out))
     recorded = read_recipe(out)
     fixed = with_horizon(recorded, recorded.horizon)  # whatever the steps become
-    resolved = layered(fixed, dict(record.get("sources", {})), options, overrides)
+    resolved = layered(fixed, dict(record.sources), options, overrides)
     before, after = Resolved(fixed, {}).values(), resolved.values()
     changed = [key for key in after if after[key] != before[key] and key not in changeable(fixed)]
     if changed:
@@ -73,13 +74,14 @@ def with_horizon(recipe: Recipe, horizon: int | None) -> Recipe:
     return replace(recipe, train=replace(recipe.train, horizon=horizon))
 
 
-def check_horizon_unchanged(record: Mapping[str, Any], trainer: Trainer) -> None:
+def check_horizon_unchanged(record: RunRecord, trainer: Trainer) -> None:
     """Refuse a recipe that measures the run by other steps than it began with; `resume_recipe` makes none.
 
     Raises:
         InputError: with both numbers.
     """
-    known, own = record.get("horizon", trainer.recipe.horizon), trainer.recipe.horizon
+    own = trainer.recipe.horizon
+    known = own if record.horizon is None else record.horizon
     if own != known:
         raise InputError(
             f"The warmup and the schedule of this run are measured by {known} steps, those of the recipe by {own}. "
@@ -87,16 +89,19 @@ def check_horizon_unchanged(record: Mapping[str, Any], trainer: Trainer) -> None
         )
 
 
-def consequences(record: Mapping[str, Any], trainer: Trainer) -> list[str]:
+def consequences(record: RunRecord, trainer: Trainer) -> list[str]:
     """Why the run, resumed with other settings than `record` has, will not be one begun with them."""
-    before, recipe = record.get("recipe", {}), trainer.recipe
+    before, recipe = record.recipe, trainer.recipe
     found = []
     if before.get("train.steps") != recipe.train.steps:
         reasons = left_behind(recipe, trainer.objective)
         if reasons:
             found.append(f"not the same as {recipe.train.steps} steps from the start: {'; '.join(reasons)}.")
     key, share = "train.micro_batch_size", recipe.train.batch_size // trainer.group.size
-    old, new = (min(micro or share, share) for micro in (before.get(key), recipe.train.micro_batch_size))
+    recorded = before.get(key)
+    old, new = (
+        min(micro, share) if isinstance(micro, int) else share for micro in (recorded, recipe.train.micro_batch_size)
+    )
     if old != new and recipe.model.dropout:
         found.append(
             f"{key}: forward passes of {new} sequences draw other dropout masks than those of {old} did; "

@@ -46,7 +46,7 @@ class WeightsAndBiases:
 
     def __init__(self, run: RunDirectory, resolved: Resolved, step: int) -> None:
         library = _imported("wandb")
-        created = run.read_record().get("created", "")
+        created = run.read_record().created or ""
         try:
             self._run = library.init(
                 project="bd3cli",
@@ -91,9 +91,8 @@ class Tracked:
 
     def validation(self, step: int, result: Likelihood) -> None:
         self._reporter.validation(step, result)
-        summary = result.summary()
-        names = ("nats_per_token", "ppl", "bits_per_byte")
-        self._log(step, {f"validation/{n}": v for n in names if isinstance(v := summary[n], float)})
+        found = {"nats_per_token": result.nats_per_token, "ppl": result.ppl, "bits_per_byte": result.bits_per_byte}
+        self._log(step, {f"validation/{name}": value for name, value in found.items() if value is not None})
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self._trackers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from bd3cli.model import Transformer
 from bd3cli.model.config import network_config
 from bd3cli.model.state import require_fit
 from bd3cli.recipes.settings import Recipe
+from bd3cli.records import parse
 from bd3cli.rng import seed_torch
 from bd3cli.runs.checkpoint import Checkpoint
+from bd3cli.runs.records import OptimizerState, RunRecord, SavedProgress, SplitFacts, WarmupState
 from bd3cli.sampling.stopping import entropy_rule
 from bd3cli.training.batches import DataOrder
 from bd3cli.training.clip_search import ClipSearch
@@ -39,8 +41,6 @@ from bd3cli.training.learned import LearnedMasking
 from bd3cli.training.memory import Need, check_memory
 from bd3cli.training.optimizer import make_average, make_optimizer, make_warmup
 from bd3cli.training.reporter import Reporter
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass
@@ -104,18 +104,27 @@ class Trainer:
         """The objective with the clip of any step up to the next, and the masking as it was before it learned."""
         return self.objective if self.search is None else self.search.objective(step)
 
-    def progress_state(self) -> dict[str, Any]:
+    def progress_state(self) -> SavedProgress:
         """What a checkpoint holds besides weights and optimizer."""
         learned = None if self.learned is None else self.learned.state_dict()
         search = None if self.search is None else self.search.state_dict()
         return {"masked_tokens": self.masked_tokens, "masking": learned, "clip_search": search}
 
-    def load_progress_state(self, state: dict[str, Any]) -> None:
-        self.masked_tokens = int(state["masked_tokens"])
-        if self.learned is not None:
-            self.learned.load_state_dict(state["masking"])
-        if self.search is not None:
-            self.search.load_state_dict(state["clip_search"])
+    def load_progress_state(self, state: SavedProgress) -> None:
+        """Go on from `state`.
+
+        Raises:
+            InputError: it lacks what this run learns or searches, as that of a run that does neither.
+        """
+        masking, clips = state.get("masking"), state.get("clip_search")
+        for needed, found, what in ((self.learned, masking, "its masking"), (self.search, clips, "its search")):
+            if needed is not None and found is None:
+                raise InputError(f"The checkpoint holds nothing that {what} had found, to go on from.")
+        self.masked_tokens = state["masked_tokens"]
+        if self.learned is not None and masking is not None:
+            self.learned.load_state_dict(masking)
+        if self.search is not None and clips is not None:
+            self.search.load_state_dict(clips)
 
 
 class TrainingLoss(nn.Module):
@@ -210,25 +219,27 @@ def token_counts(split: PackedSplit, vocab_size: int) -> Tensor:
     return counts
 
 
-def facts(trainer: Trainer) -> dict[str, Any]:
-    """What the run record says about choices made at start."""
+def described(record: RunRecord, trainer: Trainer) -> RunRecord:
+    """`record` with the choices made at start."""
     choice = choose_backend(trainer.recipe.train.attention, trainer.device, torch.float32)
-    return {
-        "device": str(trainer.device),
-        "memory_estimate": trainer.memory.total,
-        "processes": {"number": trainer.group.size, "parallel": trainer.parallel},
-        "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
-        "attention": {"backend": choice.name, "reason": choice.reason},
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "horizon": trainer.recipe.horizon,
-        "warmup_steps": trainer.recipe.warmup_steps,
-        "tokenizer": {"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
-        "entropy_stop": entropy_rule(trainer.train, trainer.tokenizer),
-        "data": {
-            name: {"fingerprint": split.fingerprint, **split.description}
-            for name, split in (("train", trainer.train), ("validation", trainer.validation))
+    splits = (("train", trainer.train), ("validation", trainer.validation))
+    return replace(
+        record,
+        device=str(trainer.device),
+        memory_estimate=trainer.memory.total,
+        processes={"number": trainer.group.size, "parallel": trainer.parallel},
+        precision={"name": trainer.precision.name, "reason": trainer.precision.reason},
+        attention={"backend": choice.name, "reason": choice.reason},
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+        horizon=trainer.recipe.horizon,
+        warmup_steps=trainer.recipe.warmup_steps,
+        tokenizer={"name": trainer.tokenizer.name, "fingerprint": trainer.tokenizer.fingerprint},
+        entropy_stop=entropy_rule(trainer.train, trainer.tokenizer),
+        data={
+            name: parse(SplitFacts, {"fingerprint": split.fingerprint, **split.description}, name)
+            for name, split in splits
         },
-    }
+    )
 
 
 @dataclass(frozen=True)
@@ -238,9 +249,9 @@ class SavedState:
     step: int
     model: dict[str, Tensor]
     average: dict[str, Tensor] | None
-    optimizer: dict[str, Any]
-    warmup: dict[str, Any]
-    progress: dict[str, Any]
+    optimizer: OptimizerState
+    warmup: WarmupState
+    progress: SavedProgress
 
 
 def full_state(trainer: Trainer) -> SavedState:
@@ -249,8 +260,8 @@ def full_state(trainer: Trainer) -> SavedState:
         step=trainer.step,
         model=full_weights(trainer.model, to_leader=True),
         average=full_weights(trainer.averaged, to_leader=True) if trainer.average is not None else None,
-        optimizer=full_optimizer_state(trainer.model, trainer.optimizer),
-        warmup=trainer.warmup.state_dict(),
+        optimizer=cast("OptimizerState", full_optimizer_state(trainer.model, trainer.optimizer)),
+        warmup=cast("WarmupState", trainer.warmup.state_dict()),
         progress=trainer.progress_state(),
     )
 
@@ -263,23 +274,31 @@ def read_state(trainer: Trainer, checkpoint: Checkpoint) -> SavedState:
     """
     source = str(checkpoint.path)
     model, states, progress = checkpoint.weights(average=False), checkpoint.optimizer(), checkpoint.progress()
+    optimizer, warmup = states["optimizer"], states["warmup"]
     require_fit(trainer.model, model, source)
     average = None
     if trainer.average is not None:
         average = checkpoint.weights(average=True)
         require_fit(trainer.averaged, average, source)
-    try:
-        optimizer, warmup = states["optimizer"], states["warmup"]
-        shapes = [list(p.shape) for p in trainer.model.parameters()]
-        found = [list(optimizer["state"][i][moment].shape) for i in range(len(shapes)) for moment in MOMENTS]
-        int(progress["masked_tokens"])
-        counted = [int(optimizer["state"][i]["step"]) for i in range(len(shapes))] + [int(warmup["last_epoch"])]
-        groups = optimizer["param_groups"][0]["params"]
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise InputError(f"The optimizer state of {source} is not one: {type(error).__name__} {error}.") from error
-    if found != [shape for shape in shapes for _ in MOMENTS] or groups != list(range(len(shapes))) or min(counted) < 0:
+    if not belongs(optimizer, [p.shape for p in trainer.model.parameters()]) or warmup["last_epoch"] < 0:
         raise InputError(f"The optimizer state of {source} belongs to another network: its shapes differ.")
     return SavedState(checkpoint.step, model, average, optimizer, warmup, progress)
+
+
+def belongs(optimizer: OptimizerState, shapes: list[torch.Size]) -> bool:
+    """Whether an optimizer's state is of parameters of these shapes, all in one group, with a count of steps."""
+    numbers = list(range(len(shapes)))
+    return (
+        [group["params"] for group in optimizer["param_groups"]] == [numbers]
+        and sorted(optimizer["state"]) == numbers
+        and all(
+            one["exp_avg"].shape == one["exp_avg_sq"].shape == shapes[i]
+            and one["step"].numel() == 1
+            and one["step"].isreal().item()
+            and one["step"].item() >= 0
+            for i, one in optimizer["state"].items()
+        )
+    )
 
 
 def restore(trainer: Trainer, saved: SavedState | None) -> None:
@@ -289,8 +308,8 @@ def restore(trainer: Trainer, saved: SavedState | None) -> None:
     assert known is not None, "the leader has read a checkpoint"
     step, warmup, progress = known
     spread_weights(group, trainer.model, saved.model if saved else {})
-    spread_optimizer_state(group, trainer.model, trainer.optimizer, saved.optimizer if saved else {})
-    trainer.warmup.load_state_dict(warmup)
+    spread_optimizer_state(group, trainer.model, trainer.optimizer, dict(saved.optimizer) if saved else {})
+    trainer.warmup.load_state_dict(dict(warmup))
     if trainer.average is not None:
         spread_weights(group, trainer.averaged, (saved.average or {}) if saved else {})
         counter = trainer.average.n_averaged
@@ -298,21 +317,23 @@ def restore(trainer: Trainer, saved: SavedState | None) -> None:
         counter.fill_(step)
     try:
         trainer.load_progress_state(progress)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"What was learned by step {step} cannot be restored: {error!r}.") from error
     trainer.step = step
 
 
-def check_data_unchanged(record: dict[str, Any], trainer: Trainer) -> None:
+def check_data_unchanged(record: RunRecord, trainer: Trainer) -> None:
     """Refuse to resume on other data, or with another tokenizer, than the run began with."""
-    known, tokenizer = record.get("tokenizer", {}).get("fingerprint"), trainer.tokenizer
+    known, tokenizer = record.fingerprint, trainer.tokenizer
     if known != tokenizer.fingerprint:
         raise InputError(
             f"The tokenizer {tokenizer.name!r} is not the one this run began with (fingerprint "
             f"{tokenizer.fingerprint[:12]}, recorded {str(known)[:12]}). Restore the original, or start a new run."
         )
     for name, split in (("train", trainer.train), ("validation", trainer.validation)):
-        before = record.get("data", {}).get(name, {}).get("fingerprint")
+        before = record.data.get(name, SplitFacts()).fingerprint
         if before != split.fingerprint:
             raise InputError(
                 f"The {name} data have changed since this run began (fingerprint {split.fingerprint[:12]}, "

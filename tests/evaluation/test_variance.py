@@ -260,7 +260,7 @@ def test_what_a_run_has_learned_is_what_is_measured(tmp_path: Path, quick: tuple
     scheme, learned = run_objective(run, run.recipe, parse_scheme("masking:adaptive", 4))
     assert learned == "in training, up to step 8"
     assert isinstance(scheme.masking, CountsFrom)
-    q = run.record["progress"]["masking"]["q"]
+    q = run.record.progress.masking["q"]
     torch.testing.assert_close(scheme.masking.q[4, 1:], torch.tensor(q).double(), atol=1e-6, rtol=0)
 
 

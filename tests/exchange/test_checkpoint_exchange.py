@@ -109,7 +109,7 @@ def test_an_imported_checkpoint_is_evaluated_sampled_from_and_finetuned(make_mod
     tuned = cli("finetune", tmp_path / "run", "--block-size", 8, "--steps", 2, "--out", tmp_path / "tuned",
                 "--set", "train.batch_size=4", "--set", "train.validate_sequences=4", "--json")  # fmt: skip
     assert tuned.code == 0, tuned.err
-    parent = RunDirectory(tmp_path / "tuned").read_record()["parent"]
+    parent = RunDirectory(tmp_path / "tuned").read_record().parent
     assert parent["imported"]["source"] == str(source)
     assert parent["weights_sha256"] == weights_sha256(model.state_dict())
     shown = cli("checkpoint", "show", tmp_path / "tuned", "--json").json
@@ -393,7 +393,7 @@ def test_a_run_verifies_and_repeats_its_validation(trained_ar: Path, cli) -> Non
 def test_verify_names_what_is_wrong(make_model, trained_ar: Path, tmp_path: Path, cli) -> None:
     shutil.copytree(trained_ar, tmp_path / "run")
     record = RunDirectory(tmp_path / "run").read_record()
-    RunDirectory(tmp_path / "run").update_record(parameters=record["parameters"] + 1)
+    RunDirectory(tmp_path / "run").update_record(parameters=record.parameters + 1)
     failed = cli("checkpoint", "verify", tmp_path / "run", "--json")
     assert failed.code == 1
     assert [c["check"] for c in failed.json["checks"] if not c["ok"]] == ["parameters"]

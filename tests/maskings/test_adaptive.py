@@ -199,10 +199,10 @@ def test_training_records_what_it_learned(tmp_path: Path, quick: tuple[str, ...]
     assert sum(q) == pytest.approx(1, abs=1e-5)
     assert len(set(q)) == 4
     record = RunDirectory(tmp_path / "run").read_record()
-    assert record["progress"]["masking"]["q"] == q
+    assert record.progress.masking["q"] == q
     tokens = [row["masked_tokens"] for row in rows]
     assert tokens == sorted(tokens)
-    assert tokens[-1] == record["progress"]["masked_tokens"]
+    assert tokens[-1] == record.progress.masked_tokens
     # 16 sequences of 31 predicted tokens a step, a little more than half of them masked
     assert 0.5 < tokens[-1] / (12 * 16 * 31) < 0.75
 

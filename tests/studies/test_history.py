@@ -13,6 +13,7 @@ import pytest
 
 from bd3cli.errors import InputError
 from bd3cli.recipes.resolve import resolve
+from bd3cli.runs.records import ValidationRow
 from bd3cli.studies.history import find_runs, panels, read_history
 from bd3cli.training.loop import train
 from bd3cli.training.reporter import Silent
@@ -58,7 +59,8 @@ def test_runs_are_listed_shown_and_compared(tracked_run: Path, trained_ar: Path,
         ("b", "ar", None, 40, 40),
     }
     for row in listed:
-        validations = [r["validation"] for r in read_history(Path(row["run"])).rows if "validation" in r]
+        rows = read_history(Path(row["run"])).rows
+        validations = [r.validation for r in rows if isinstance(r, ValidationRow)]
         assert row["best"]["nats_per_token"] == min(v["nats_per_token"] for v in validations)
     a, b = tmp_path / "runs" / "nested" / "a", tmp_path / "runs" / "b"
     compared = cli("runs", "compare", a, b, "--json").json

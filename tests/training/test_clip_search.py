@@ -62,9 +62,9 @@ def test_a_search_chooses_records_and_is_used(tmp_path: Path, quick: tuple[str, 
     settings = [*quick, *SEARCH, "train.steps=12", "train.validate_every=4"]
     train(resolve("tiny", overrides=settings), tmp_path / "run")
     record = RunDirectory(tmp_path / "run").read_record()
-    assert record["recipe"]["objective.masking"] == "bernoulli"
-    assert record["sources"]["objective.masking"] == "implied by objective.clip_search"
-    history = record["progress"]["clip_search"]
+    assert record.recipe["objective.masking"] == "bernoulli"
+    assert record.sources["objective.masking"] == "implied by objective.clip_search"
+    history = record.progress.clip_search
     assert [(h["step"], h["from_step"]) for h in history] == [(4, 5), (8, 9), (12, 13)]
     for entry in history:
         assert [t["clip"] for t in entry["tried"]] == [[0.0, 0.5], [0.25, 0.75], [0.5, 1.0]]
@@ -107,9 +107,9 @@ def test_a_resumed_search_goes_on_alike(tmp_path: Path, quick: tuple[str, ...]) 
             if name > stop:
                 shutil.rmtree(part / "checkpoints" / name)
         train(resume_recipe(part, None, {}, ["train.steps=10"]), part, resume=True)
-        histories = [RunDirectory(run).read_record()["progress"] for run in (part, tmp_path / "full")]
+        histories = [RunDirectory(run).read_record().progress for run in (part, tmp_path / "full")]
         assert histories[0] == histories[1]
-        assert len(histories[0]["clip_search"]) == 3
+        assert len(histories[0].clip_search) == 3
         weights = [load_file(run / "checkpoints" / "step-00000010" / "model.safetensors") for run in
                    (part, tmp_path / "full")]  # fmt: skip
         assert weights_sha256(weights[0]) == weights_sha256(weights[1])
@@ -125,7 +125,7 @@ def test_a_fixed_clip_is_there_at_the_last_step(tmp_path: Path, quick: tuple[str
     recipe = resume_recipe(tmp_path / "run", None, {"train.steps": (12, "--steps")}, [])
     train(recipe, tmp_path / "run", resume=True)
     record = RunDirectory(tmp_path / "run").read_record()
-    assert record["progress"]["clip"] == [0.45, 0.95]
+    assert record.progress.clip == (0.45, 0.95)
     trainer = prepare(recipe.recipe, Silent())
     assert trainer.search is None
     for step in (0, 8, 11):

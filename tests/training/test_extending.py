@@ -96,7 +96,7 @@ def test_the_warmup_is_over_when_a_run_is_extended(tmp_path: Path, quick) -> Non
         "a run of 200 would have warmed up for 20."
     ]
     assert [row["learning_rate"] for row in losses(run)] == [0.003] * 12
-    assert RunDirectory(run).read_record()["horizon"] == 10
+    assert RunDirectory(run).read_record().horizon == 10
     assert (read_recipe(run).train.steps, read_recipe(run).train.horizon) == (200, 10)
     # what is left of it is taken up without a word, and without its steps being named again
     assert extend(run, stop=14) == []

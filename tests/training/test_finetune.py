@@ -157,13 +157,13 @@ def test_a_chain_of_runs_is_recorded_and_survives_resume(trained_ar: Path, tmp_p
     resumed = cli("finetune", "--resume", "--out", tmp_path / "b", "--steps", 4, *quick_end[:-1], "--json")
     assert resumed.json["step"] == 4
     record = RunDirectory(tmp_path / "b").read_record()
-    parent = record["parent"]
+    parent = record.parent
     assert (parent["run"], parent["step"], parent["weights"]) == (str(tmp_path / "a"), 3, "raw")
     assert parent["recipe"]["objective.block_size"] == 4
     own = CheckpointStore(tmp_path / "a" / "checkpoints").load(parent["checkpoint"])
     assert parent["weights_sha256"] == weights_sha256(own.weights(average=False))
-    assert record["recipe"]["model.length"] == 16
-    assert record["sources"]["objective.block_size"] == f"from {tmp_path / 'a'}"
+    assert record.recipe["model.length"] == 16
+    assert record.sources["objective.block_size"] == f"from {tmp_path / 'a'}"
     grandparent = parent["parent"]
     assert (grandparent["run"], grandparent["family"], grandparent["weights"]) == (str(trained_ar), "ar", "averaged")
     assert grandparent["parent"] is None

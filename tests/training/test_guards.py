@@ -87,7 +87,7 @@ def test_time_runs_out_and_the_run_goes_on_later(cli, tmp_path: Path, quick) -> 
     stopped = cli("train", "--out", run, *settings, "--max-time", "0.01s", "--json")
     assert (stopped.code, stopped.json["status"]) == (0, "paused")
     assert "paused at step 1; a checkpoint is saved, --resume --out" in stopped.err
-    assert RunDirectory(run).read_record()["status"] == "paused"
+    assert RunDirectory(run).read_record().status == "paused"
     assert cli("train", "--resume", "--out", run, "--json").json["status"] == "finished"
     train(resolve("tiny", overrides=[*quick, "train.steps=14"]), tmp_path / "whole")
     ours, theirs = (CheckpointStore(r / "checkpoints").load("last").weights() for r in (run, tmp_path / "whole"))
@@ -150,7 +150,7 @@ def test_a_run_killed_just_before_its_end_is_finished_by_resuming(tmp_path: Path
     again = train(resume_recipe(run.path, None, {}, []), run.path, resume=True)
     assert (again.status, again.step) == ("finished", 6)
     assert again.validation.nats_per_token == whole.validation.nats_per_token
-    assert run.read_record()["status"] == "finished"
+    assert run.read_record().status == "finished"
     assert CheckpointStore(run.checkpoints).best() == "step-00000006"
 
 
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path, quic
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     assert store.load("last").step == 5
     assert [p.name for p in store.folder.iterdir()] == ["step-00000005"]
-    assert RunDirectory(tmp_path / "run").read_record()["status"] == "failed"
+    assert RunDirectory(tmp_path / "run").read_record().status == "failed"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

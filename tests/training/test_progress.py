@@ -14,6 +14,7 @@ import torch
 from bd3cli.errors import InputError, RunError
 from bd3cli.plain import from_plain, to_plain
 from bd3cli.recipes.resolve import resolve
+from bd3cli.records import as_plain
 from bd3cli.runs.checkpoint import Checkpoint, file_sha256
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.training.loop import train
@@ -48,14 +49,14 @@ def make_old(run: Path) -> None:
         checkpoint = store.load(name)
         torch.save(checkpoint.optimizer() | {"progress": checkpoint.progress()}, checkpoint.path / "optimizer.pt")
         (checkpoint.path / "progress.json").unlink()
-        del checkpoint.state["sha256"]["progress.json"]
+        del checkpoint.state.sha256["progress.json"]
         forge(checkpoint, "optimizer.pt")
 
 
 def forge(checkpoint: Checkpoint, name: str) -> None:
     """Make the checksum of a changed file right again."""
-    checkpoint.state["sha256"][name] = file_sha256(checkpoint.path / name)
-    (checkpoint.path / "state.json").write_text(json.dumps(checkpoint.state))
+    checkpoint.state.sha256[name] = file_sha256(checkpoint.path / name)
+    (checkpoint.path / "state.json").write_text(json.dumps(as_plain(checkpoint.state)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_file_that_never_came_from_us_is_refused(text: str, tmp_path: Path) ->
 
 def test_progress_is_a_file_of_its_own_with_a_checksum(learned: Path) -> None:
     checkpoint = last(learned)
-    assert set(checkpoint.state["sha256"]) == {"model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json"}
+    assert set(checkpoint.state.sha256) == {"model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json"}
     assert set(checkpoint.optimizer()) == {"optimizer", "warmup"}
     progress = checkpoint.progress()
     assert progress["masking"]["learner"]["draws"].dtype == torch.float64

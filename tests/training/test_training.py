@@ -45,14 +45,14 @@ def test_training_learns_and_records(tmp_path: Path, quick, family: str) -> None
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
     assert losses[-1] < losses[0] - 1
     record = RunDirectory(tmp_path / "run").read_record()
-    assert record["status"] == "finished"
-    assert record["recipe"]["objective.family"] == family
-    assert record["sources"]["objective.family"] == "--set"
-    assert record["versions"]["torch"] == torch.__version__
-    assert len(record["data"]["train"]["fingerprint"]) == 64
-    assert record["attention"]["reason"]
-    assert record["validation"]["ppl"] == pytest.approx(result.validation.summary()["ppl"])
-    assert record["parameters"] == sum(p.numel() for p in bd3cli.load(str(tmp_path / "run")).model.parameters())
+    assert record.status == "finished"
+    assert record.recipe["objective.family"] == family
+    assert record.sources["objective.family"] == "--set"
+    assert record.versions["torch"] == torch.__version__
+    assert len(record.data["train"].fingerprint) == 64
+    assert record.attention["reason"]
+    assert record.validation["ppl"] == pytest.approx(result.validation.summary()["ppl"])
+    assert record.parameters == sum(p.numel() for p in bd3cli.load(str(tmp_path / "run")).model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves(tmp_path: Path, quick, number: i
     result = train(resolve("tiny", overrides=[*quick, "train.steps=40"]), tmp_path / "r", reporter=StopAt(5, number))
     assert (result.status, result.step, result.signal) == ("interrupted", 5, number)
     assert CheckpointStore(tmp_path / "r" / "checkpoints").names() == ["step-00000005"]
-    assert RunDirectory(tmp_path / "r").read_record()["status"] == "interrupted"
+    assert RunDirectory(tmp_path / "r").read_record().status == "interrupted"
     assert signal.getsignal(number) == before
 
 
@@ -211,7 +211,7 @@ def test_a_diverged_run_stops_with_a_diagnosis_and_keeps_its_checkpoint(tmp_path
     finally:
         monkey.undo()
     assert CheckpointStore(tmp_path / "run" / "checkpoints").load("last").step == 3
-    assert RunDirectory(tmp_path / "run").read_record()["status"] == "failed"
+    assert RunDirectory(tmp_path / "run").read_record().status == "failed"
 
 
 @pytest.fixture
@@ -262,7 +262,8 @@ def test_resume_falls_back_to_the_last_good_checkpoint(tmp_path: Path, quick) ->
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     for step in range(1, 6):
-        name = store.save(step, {"w": torch.ones(1)}, None, {}, {"validation": {"nats_per_token": float(step)}})
+        validation = {"ppl": 2.0**step, "nats_per_token": float(step)}
+        name = store.save(step, {"w": torch.ones(1)}, None, {}, {"validation": validation})
         if step == 1:
             store.mark_best(name, 1.0)
     assert store.names() == ["step-00000001", "step-00000004", "step-00000005"]
