@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bd3cli.faults import PluginError, owner_of, place, subject_of
+from bd3cli.faults import broken, kind_of
+
+__all__ = ["Rule", "broken", "fields_like", "kind_of", "like_input", "see_to"]
 
 Rule = Callable[[Any, Any, tuple[Any, ...]], str | None]  # object, result, arguments -> what is wrong with the result
 
@@ -43,19 +44,6 @@ def _seen_to(method: FunctionType, rule: Rule) -> Callable[..., Any]:
     return call
 
 
-def broken(method: Callable[..., Any], wrong: str, cls: type | None = None) -> PluginError:
-    """The error of a method, of an object of class `cls`, that gave something else than it must."""
-    function = inspect.unwrap(method)
-    owner = owner_of(str(function.__module__))
-    subject = subject_of(cls) if cls else None
-    whose = f"{subject or function.__qualname__}{f' of {owner}' if owner else ''}"
-    if subject:
-        wrong = f"is broken: {function.__name__} {wrong}"
-    code = getattr(function, "__code__", None)
-    at = "" if code is None else f" ({place(code, code.co_firstlineno)})"
-    return PluginError(f"{whose} {wrong}{at}.")
-
-
 def like_input(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
     """A floating-point tensor of the shape of the first argument."""
     if not arguments or not isinstance(arguments[0], Tensor):
@@ -71,27 +59,6 @@ def like_input(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
     return None
 
 
-def declared(instance: Any, base: type) -> None:
-    """See to the types of the plain attributes that `base` declares with a value, such as ``floor``.
-
-    Raises:
-        PluginError: naming the attribute and its value.
-    """
-    for name, default in vars(base).items():
-        if name.startswith("_") or not (default is None or isinstance(default, (bool, int, float))):
-            continue
-        value = getattr(instance, name)
-        good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
-        if isinstance(default, float):
-            good = (int, float)
-        if (value is None and default is None) or type(value) in good:
-            continue
-        kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
-        owner = owner_of(type(instance).__module__)
-        whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
-        raise PluginError(f"{name} of {whose} is {value!r}; it must be {kinds}{' or None' if default is None else ''}.")
-
-
 def fields_like(result: Any, shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
     """The tensors of a dataclass: their shapes, bool for the one called `boolean`, floating-point for the others."""
     for name in (field.name for field in dataclasses.fields(result)):
@@ -104,9 +71,3 @@ def fields_like(result: Any, shapes: Mapping[str, tuple[int, ...]], boolean: str
             wanted = "bool" if name == boolean else "floating-point"
             return f"returned {name} as {str(value.dtype).removeprefix('torch.')}, not {wanted}"
     return None
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, for a message."""
-    name = type(value).__name__
-    return "nothing" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

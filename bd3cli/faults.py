@@ -7,8 +7,9 @@ of a plugin to tell its mistakes from ours. Light to import: an error of a comma
 from __future__ import annotations
 
 import dis
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -73,6 +74,40 @@ def blaming_plugins() -> Iterator[None]:
         raise fault from error
 
 
+def broken(method: Callable[..., Any], wrong: str, cls: type | None = None) -> PluginError:
+    """The error of a method, of an object of class `cls`, that gave something else than it must."""
+    function = inspect.unwrap(method)
+    owner = owner_of(str(function.__module__))
+    subject = subject_of(cls) if cls else None
+    whose = f"{subject or function.__qualname__}{f' of {owner}' if owner else ''}"
+    if subject:
+        wrong = f"is broken: {function.__name__} {wrong}"
+    code = getattr(function, "__code__", None)
+    at = "" if code is None else f" ({place(code, code.co_firstlineno)})"
+    return PluginError(f"{whose} {wrong}{at}.")
+
+
+def declared(instance: Any, base: type) -> None:
+    """See to the types of the plain attributes that `base` declares with a value, such as ``floor``.
+
+    Raises:
+        PluginError: naming the attribute and its value.
+    """
+    for name, default in vars(base).items():
+        if name.startswith("_") or not (default is None or isinstance(default, (bool, int, float))):
+            continue
+        value = getattr(instance, name)
+        good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
+        if isinstance(default, float):
+            good = (int, float)
+        if (value is None and default is None) or type(value) in good:
+            continue
+        kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
+        owner = owner_of(type(instance).__module__)
+        whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
+        raise PluginError(f"{name} of {whose} is {value!r}; it must be {kinds}{' or None' if default is None else ''}.")
+
+
 def describe(error: BaseException) -> str:
     """Type and first line of an exception."""
     try:
@@ -89,6 +124,12 @@ def where(error: BaseException, module: str) -> str:
         if within(_module(frame), package) and package != "bd3cli":
             return f" ({place(frame.f_code, line)})"
     return ""
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message."""
+    name = type(value).__name__
+    return "nothing" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def place(code: CodeType, line: int) -> str:

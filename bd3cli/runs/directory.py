@@ -18,11 +18,9 @@ from filelock import FileLock, Timeout
 
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
-from bd3cli.plugins import load_plugins, metadata_version
-from bd3cli.plugins.registry import Registry
+from bd3cli.plugins import load_plugins, metadata_version, registered
 from bd3cli.recipes.resolve import Resolved, to_toml
 from bd3cli.rng import STREAM_VERSION
-from bd3cli.spec import parse_spec
 from bd3cli.version import __version__
 
 RECORD, RECIPE, METRICS, LOCK = "run.json", "recipe.toml", "metrics.jsonl", ".lock"
@@ -223,20 +221,14 @@ def new_record(resolved: Resolved, argv: list[str], **facts: Any) -> dict[str, A
 
 
 def used_plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
-    """Which distribution and version provided each plugin the objective names."""
-    if resolved.recipe.objective.family == "ar":
-        return {}
-    plugins, objective = load_plugins(), resolved.recipe.objective
-    registries: dict[str, Registry[Any]] = {
-        "schedule": plugins.schedules,
-        "weight": plugins.weights,
-        "masking": plugins.maskings,
-    }
-    used = {}
-    for kind, registry in registries.items():
-        entry = registry.entry(parse_spec(getattr(objective, kind)).name)
-        used[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
-    return used
+    """Which distribution and version provided everything the recipe names that plugins may provide."""
+    objective, data = resolved.recipe.objective, resolved.recipe.data
+    specs = {"tokenizer": data.tokenizer}
+    if not (data.name == "pydocs" and (data.train or data.validation or data.test)):  # files on their own
+        specs["dataset"] = data.name
+    if objective.family != "ar":
+        specs = {"schedule": objective.schedule, "weight": objective.weight, "masking": objective.masking} | specs
+    return registered(specs)
 
 
 def git_state() -> dict[str, Any] | None:

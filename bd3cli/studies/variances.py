@@ -166,8 +166,8 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
 
 
 def _uses(run: Run) -> dict[str, Any]:
-    """The plugins that drew the run's training masks; loss weights do not count here."""
-    return {kind: used for kind, used in run.record.get("uses", {}).items() if kind != "weight"}
+    """The plugins that drew the run's training masks."""
+    return {kind: used for kind, used in run.record.get("uses", {}).items() if kind in ("schedule", "masking")}
 
 
 def _progress(run: Run) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
     if name not in known:
         raise InputError(
             f"There is no tokenizer {name!r}.{did_you_mean(name, ['bytes', *known])} Known: bytes, "
-            f"{', '.join(known)}, a path to a .tiktoken file, or hf:NAME."
+            f"{', '.join(known)}, a path to a .tiktoken file, hf:NAME, or a plugin's: see `bd3cli plugins list`."
         )
     wanted = [url for url, sha in PUBLIC_FILES.get(name, {}).items() if not _is_cached(url, sha)]
     if wanted and not reachable(wanted[0]):
