@@ -239,7 +239,7 @@ def dataset_names() -> list[str]:
 
 def is_registered(spec: str) -> bool:
     """Whether a data set's name, with parameters or not, is that of a registered one."""
-    return spec.partition(":")[0].strip() in load_plugins().registry["dataset"]
+    return spec.partition(":")[0] in load_plugins().registry["dataset"]
 
 
 def find_dataset(spec: str) -> DatasetInfo:
@@ -248,10 +248,10 @@ def find_dataset(spec: str) -> DatasetInfo:
     Raises:
         InputError: there is none of that name, or it cannot be used.
     """
-    name = spec.partition(":")[0].strip()
+    name = spec.partition(":")[0]
     found = load_plugins().registry["dataset"].find(name)
     if isinstance(found, DatasetInfo):
-        if spec.strip() != name:
+        if spec != name:
             raise InputError(f"Data set {name!r} takes no parameters, not {spec!r}.")
         if found.hub is None and found is not PYDOCS:
             raise InputError(

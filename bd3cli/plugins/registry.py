@@ -84,7 +84,7 @@ class Registry(Generic[T]):
 
     def entry_of(self, cls: type) -> Entry | None:
         """The entry that `cls` or a class above it was registered as; nothing is imported to find out."""
-        targets = {_known(entry.target): entry for entry in self._entries.values()}
+        targets = {_known(entry.target): entry for entry in self._entries.values()}  # None stands for the others
         return next((targets[each] for each in cls.__mro__ if each in targets), None)
 
     def get(self, name: str) -> type[T]:
@@ -125,12 +125,13 @@ class Registry(Generic[T]):
         return made
 
 
-def _known(target: str | type) -> object:
-    """The class behind a target if it has been imported."""
-    if isinstance(target, type):
-        return target
-    module, attribute = target.split(":")
-    return getattr(sys.modules.get(module), attribute, None)
+def _known(target: str | type) -> type | None:
+    """The class behind a target if it is one and has been imported."""
+    found: object = target
+    if isinstance(target, str):
+        module, attribute = target.split(":")
+        found = getattr(sys.modules.get(module), attribute, None)
+    return found if isinstance(found, type) else None
 
 
 def _resolve(target: str) -> Any:

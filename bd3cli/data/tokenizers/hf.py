@@ -49,6 +49,8 @@ class HFTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, name: str) -> Tokenizer:
+        if not name.removeprefix("hf:") or name == "hf":
+            raise InputError(f"Tokenizer {name!r} needs a name or a directory: hf:NAME.")
         return load_hf_tokenizer(name)
 
     @property

@@ -23,7 +23,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         InputError: unknown name, malformed file, or one that must be downloaded when there is no network.
         PluginError: a plugin's that is not what a tokenizer must be.
     """
-    key, registry = name.partition(":")[0].strip(), load_plugins().registry["tokenizer"]
+    key, registry = name.partition(":")[0], load_plugins().registry["tokenizer"]
     if key not in registry:
         return TiktokenTokenizer.load(name)  # a file, or an encoding that another package adds to tiktoken
     cls: type[Tokenizer] = registry.get(key)
