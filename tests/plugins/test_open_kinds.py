@@ -423,6 +423,13 @@ def test_a_sound_tokenizer_of_another_build_is_fine(install: Install) -> None:
     assert tokenizer.encode("0110") == [0, 1, 1, 0]
 
 
+def test_a_text_that_a_tokenizer_refuses_is_told_with_its_data(install: Install) -> None:
+    refusing = LETTERS.replace("return {ids}", "raise InputError('it reads digits only.')")
+    install("bd3cli-fake", "fake_letters", "from bd3cli.errors import InputError\n" + refusing)
+    with pytest.raises(InputError, match="pydocs, test split: Tokenizer 'fake-letters': it reads digits only"):
+        load_split(DataConfig(tokenizer="fake-letters"), "test", 64)
+
+
 def test_what_encodes_in_another_process_is_blamed(install: Install) -> None:
     install("bd3cli-fake", "fake_letters", LETTERS.format(ids="list(text.encode()) if len(text) < 500 else text.no()"))
     with pytest.raises(PluginError, match=r"fake-letters' of bd3cli-fake 1\.2 raised AttributeError"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bd3cli.data.tokenizers.base import IdArray, Tokenizer, valid_unicode
+from bd3cli.data.tokenizers.base import IdArray, TextError, Tokenizer, valid_unicode
 from bd3cli.errors import InputError
 from bd3cli.faults import PluginError, broken, kind_of
 from bd3cli.hashing import digest
@@ -65,7 +65,12 @@ class VocabularyTokenizer(Tokenizer):
         return frozenset({self.bos_id, self.mask_id})
 
     def encode_array(self, text: str) -> IdArray:
-        found: Any = self.ids(valid_unicode(text))
+        try:
+            found: Any = self.ids(valid_unicode(text))
+        except PluginError:
+            raise
+        except InputError as error:  # so that whoever knows where the text came from adds that
+            raise TextError(f"Tokenizer {self.name!r}: {error}") from error
         if isinstance(found, (str, bytes)) or not isinstance(found, (Sequence, np.ndarray)):
             wrong = f"returned {kind_of(found)}; it must return a list of whole numbers"
             raise broken(type(self).ids, wrong, type(self))
