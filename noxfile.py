@@ -47,10 +47,14 @@ def plugins(session: nox.Session) -> None:
     session.install(str(wheel), *PLUGINS)
     work = folder / "work"
     work.mkdir()
-    scaffolded = str(work / "bd3cli-scaffolded")
-    session.run("bd3cli", "plugins", "new", "scaffolded", "--out", scaffolded, silent=True)
-    broken = sorted(str(path.parent) for path in Path("tests/broken_plugins").glob("*/pyproject.toml"))
-    session.install("--no-deps", scaffolded, *broken)
+    new = ("bd3cli", "plugins", "new")
+    scaffolded = [str(work / "bd3cli-scaffolded")]
+    session.run(*new, "scaffolded", "--out", scaffolded[0], silent=True)
+    for kind in ("schedule", "weight", "masking", "sampler", "dataset", "tokenizer"):
+        scaffolded.append(str(work / f"bd3cli-scaffolded-{kind}"))
+        session.run(*new, f"scaffolded-{kind}", "--kind", kind, "--out", scaffolded[-1], silent=True)
+    made_up = sorted(str(path.parent) for path in Path("tests").glob("*_plugins/*/pyproject.toml"))
+    session.install("--no-deps", *scaffolded, *made_up)
     session.run("python", "tests/plugin_session.py", str(work))
 
 

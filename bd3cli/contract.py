@@ -7,7 +7,6 @@ business of the laws (`bd3cli.testing`). Under torch.compile nothing is looked a
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bd3cli.faults import PluginError, owner_of, place, subject_of
+from bd3cli.faults import broken, kind_of
+
+__all__ = ["Rule", "broken", "kind_of", "like_input", "see_to", "tensors_like"]
 
 Rule = Callable[[Any, Any, tuple[Any, ...]], str | None]  # object, result, arguments -> what is wrong with the result
 
@@ -42,19 +43,6 @@ def _seen_to(method: FunctionType, rule: Rule) -> Callable[..., Any]:
     return call
 
 
-def broken(method: Callable[..., Any], wrong: str, cls: type | None = None) -> PluginError:
-    """The error of a method, of an object of class `cls`, that gave something else than it must."""
-    function = inspect.unwrap(method)
-    owner = owner_of(str(function.__module__))
-    subject = subject_of(cls) if cls else None
-    whose = f"{subject or function.__qualname__}{f' of {owner}' if owner else ''}"
-    if subject:
-        wrong = f"is broken: {function.__name__} {wrong}"
-    code = getattr(function, "__code__", None)
-    at = "" if code is None else f" ({place(code, code.co_firstlineno)})"
-    return PluginError(f"{whose} {wrong}{at}.")
-
-
 def like_input(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
     """A floating-point tensor of the shape of the first argument."""
     if not arguments or not isinstance(arguments[0], Tensor):
@@ -70,54 +58,6 @@ def like_input(_: Any, result: Any, arguments: tuple[Any, ...]) -> str | None:
     return None
 
 
-def declared(instance: Any, base: type) -> None:
-    """See to what `base` declares: the form of its methods, and the types of plain attributes such as ``floor``.
-
-    Raises:
-        PluginError: naming what is wrong, and how.
-    """
-    owner = owner_of(type(instance).__module__)
-    whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
-    for name, default in vars(base).items():
-        if name.startswith("_"):
-            continue
-        wrong = None
-        if isinstance(default, FunctionType):
-            wrong = _wrong_form(getattr(instance, name), default)
-        elif default is None or isinstance(default, (bool, int, float)):
-            wrong = _wrong_type(getattr(instance, name), default)
-        if wrong is not None:
-            raise PluginError(f"{name} of {whose} {wrong}.")
-
-
-def _wrong_form(value: Any, method: FunctionType) -> str | None:
-    """What keeps `value` from being called as `method` of the base class is."""
-    if not callable(value):
-        return f"is {value!r}; it must stay a method: give the parameter another name"
-    if hasattr(method, "__final__") and getattr(value, "__func__", None) is not method:
-        return "is made of the other methods: override those, not it"
-    wanted = list(inspect.signature(method).parameters)[1:]
-    try:
-        found = inspect.signature(value)
-    except ValueError:  # of a function that is not written in Python
-        return None
-    try:
-        found.bind(*wanted)
-    except TypeError:
-        return f"takes ({', '.join(found.parameters)}); it must take ({', '.join(wanted)})"
-    return None
-
-
-def _wrong_type(value: Any, default: float | None) -> str | None:
-    good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
-    if isinstance(default, float):
-        good = (int, float)
-    if (value is None and default is None) or type(value) in good:
-        return None
-    kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
-    return f"is {value!r}; it must be {kinds}{' or None' if default is None else ''}"
-
-
 def tensors_like(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], boolean: str) -> str | None:
     """Several tensors by name: their shapes, bool for the one called `boolean`, floating-point for the others."""
     for name, shape in shapes.items():
@@ -130,9 +70,3 @@ def tensors_like(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
             wanted = "bool" if name == boolean else "floating-point"
             return f"returned {name} as {str(value.dtype).removeprefix('torch.')}, not {wanted}"
     return None
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, for a message."""
-    name = type(value).__name__
-    return "nothing" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -7,11 +7,12 @@ of a plugin to tell its mistakes from ours. Light to import: an error of a comma
 from __future__ import annotations
 
 import dis
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from bd3cli.errors import BD3Error, InputError
@@ -73,6 +74,67 @@ def blaming_plugins() -> Iterator[None]:
         raise fault from error
 
 
+def broken(method: Callable[..., Any], wrong: str, cls: type | None = None) -> PluginError:
+    """The error of a method, of an object of class `cls`, that gave something else than it must."""
+    function = inspect.unwrap(method)
+    owner = owner_of(str(function.__module__))
+    subject = subject_of(cls) if cls else None
+    whose = f"{subject or function.__qualname__}{f' of {owner}' if owner else ''}"
+    if subject:
+        wrong = f"is broken: {function.__name__} {wrong}"
+    code = getattr(function, "__code__", None)
+    at = "" if code is None else f" ({place(code, code.co_firstlineno)})"
+    return PluginError(f"{whose} {wrong}{at}.")
+
+
+def declared(instance: Any, base: type) -> None:
+    """See to what `base` declares: the form of its methods, and the types of plain attributes such as ``floor``.
+
+    Raises:
+        PluginError: naming what is wrong, and how.
+    """
+    owner = owner_of(type(instance).__module__)
+    whose = f"{type(instance).__qualname__}{f' of {owner}' if owner else ''}"
+    for name, default in vars(base).items():
+        if name.startswith("_"):
+            continue
+        wrong = None
+        if isinstance(default, FunctionType):
+            wrong = _wrong_form(getattr(instance, name), default)
+        elif default is None or isinstance(default, (bool, int, float)):
+            wrong = _wrong_type(getattr(instance, name), default)
+        if wrong is not None:
+            raise PluginError(f"{name} of {whose} {wrong}.")
+
+
+def _wrong_form(value: Any, method: FunctionType) -> str | None:
+    """What keeps `value` from being called as `method` of the base class is."""
+    if not callable(value):
+        return f"is {value!r}; it must stay a method: give the parameter another name"
+    if hasattr(method, "__final__") and getattr(value, "__func__", None) is not method:
+        return "is made of the other methods: override those, not it"
+    wanted = list(inspect.signature(method).parameters)[1:]
+    try:
+        found = inspect.signature(value)
+    except ValueError:  # of a function that is not written in Python
+        return None
+    try:
+        found.bind(*wanted)
+    except TypeError:
+        return f"takes ({', '.join(found.parameters)}); it must take ({', '.join(wanted)})"
+    return None
+
+
+def _wrong_type(value: Any, default: float | None) -> str | None:
+    good: tuple[type, ...] = (bool,) if isinstance(default, bool) else (int,)
+    if isinstance(default, float):
+        good = (int, float)
+    if (value is None and default is None) or type(value) in good:
+        return None
+    kinds = "a number" if isinstance(default, float) else " or ".join(t.__name__ for t in good)
+    return f"is {value!r}; it must be {kinds}{' or None' if default is None else ''}"
+
+
 def describe(error: BaseException) -> str:
     """Type and first line of an exception."""
     try:
@@ -89,6 +151,12 @@ def where(error: BaseException, module: str) -> str:
         if within(_module(frame), package) and package != "bd3cli":
             return f" ({place(frame.f_code, line)})"
     return ""
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message."""
+    name = type(value).__name__
+    return "nothing" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def place(code: CodeType, line: int) -> str:

@@ -36,3 +36,18 @@ def register_loss_weights(register: Register) -> None:
 @hookspec
 def register_maskings(register: Register) -> None:
     """Register subclasses of `bd3cli.maskings.Masking`, which choose the masks of a training batch."""
+
+
+@hookspec
+def register_samplers(register: Register) -> None:
+    """Register subclasses of `bd3cli.sampling.Batch`, which generate; most are ones of `Blockwise`."""
+
+
+@hookspec
+def register_datasets(register: Register) -> None:
+    """Register subclasses of `bd3cli.data.Corpus`, or by their place `bd3cli.data.DatasetInfo` objects of the hub."""
+
+
+@hookspec
+def register_tokenizers(register: Register) -> None:
+    """Register subclasses of `bd3cli.data.Tokenizer`; most are ones of `VocabularyTokenizer`."""

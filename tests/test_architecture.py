@@ -61,6 +61,7 @@ UNTYPED = 84
 PUBLIC = {
     "bd3cli",
     "bd3cli.attention",
+    "bd3cli.data",
     "bd3cli.diffusion.combinations",
     "bd3cli.errors",
     "bd3cli.evaluation",
@@ -68,6 +69,7 @@ PUBLIC = {
     "bd3cli.maskings",
     "bd3cli.parameters",
     "bd3cli.sampling",
+    "bd3cli.sampling.checks",
     "bd3cli.schedules",
     "bd3cli.testing",
     "bd3cli.weights",

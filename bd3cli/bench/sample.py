@@ -11,7 +11,7 @@ from bd3cli.bench.timing import environment, threads
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.recipes.families import BLOCK_DIFFUSION, get_family
 from bd3cli.sampling.base import Request, ignore
-from bd3cli.sampling.registry import SAMPLERS, choose_sampler
+from bd3cli.sampling.registry import choose_sampler, sampler_class
 
 TAIL = 32  # tokens the uncached sampler is timed on: the whole would take hours at length 1024
 
@@ -52,7 +52,7 @@ def bench_sample(
     clock = time.thread_time if thread_count == 1 else time.perf_counter
 
     def rate(request: Request, rows: int) -> float:
-        batch = SAMPLERS[sampler].make(model, request, list(range(rows)))
+        batch = sampler_class(sampler)(model, request, list(range(rows)))
         batch.step(ignore)  # takes in the prompt
         before, start = int(batch.rows.nfe.sum()), clock()
         done = 0

@@ -8,7 +8,8 @@ from typing import Any
 from bd3cli.bench.timing import environment, threads
 from bd3cli.errors import InputError
 from bd3cli.runs import Run
-from bd3cli.sampling import SAMPLERS, Request, generate, make_request
+from bd3cli.sampling import Request, generate, make_request, sampler_class
+from bd3cli.sampling import samplers as serving
 from bd3cli.sampling.registry import choose_sampler
 from bd3cli.studies.judges import Judge
 
@@ -36,11 +37,10 @@ def sweep(
     if run.tokenizer is None:
         raise InputError(f"{run.path} is a bare checkpoint without a tokenizer, so it cannot be sampled as text.")
     family = run.config.family
-    fitting = [name for name, info in SAMPLERS.items() if family in info.families]
     rows = []
     with threads(thread_count):
-        for name in [choose_sampler(run.config, n) for n in samplers or fitting]:
-            options = SAMPLERS[name].options
+        for name in [choose_sampler(run.config, n) for n in samplers or serving(family)]:
+            options = sampler_class(name).reads
             settings: list[dict[str, Any]] = [{}]
             if "steps" in options and steps:
                 settings = [{"steps": value} for value in steps]

@@ -22,7 +22,8 @@ app = typer.Typer(help="Data sets: what is known, what is in them, tokenising ah
 
 Name = Annotated[str, typer.Argument(metavar="DATA", help="Registered name, hub name, or local file or directory.")]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="bytes (the default), a tiktoken encoding, or a .tiktoken file.", metavar="T")
+    str | None,
+    typer.Option(help="bytes (the default), a tiktoken encoding, a .tiktoken file, or a plugin's.", metavar="T"),
 ]
 Length = Annotated[int, typer.Option(help="Context length in tokens.", min=2, metavar="L")]
 DataSet = Annotated[
@@ -124,13 +125,13 @@ def data_config(name: str, tokenizer: str | None, overrides: list[str] | None) -
 
 def _splits(config: DataConfig) -> list[Split]:
     """Those there are: a registered data set may lack one, lambada its training split for example."""
-    from bd3cli.data import list_datasets
+    from bd3cli.data.corpora import find_dataset, is_registered
     from bd3cli.data.splits import SPLITS
 
     explicit = {split for split in SPLITS if getattr(config, split)}
     if explicit and config.name == "pydocs":  # files on their own
         return [split for split in SPLITS if split in explicit]
-    known = {d.name: d.splits for d in list_datasets()}.get(config.name, SPLITS)
+    known = find_dataset(config.name).splits if is_registered(config.name) else SPLITS
     return [split for split in SPLITS if split in known or split in explicit]
 
 

@@ -41,16 +41,21 @@ def list_(json: JsonFlag = False) -> None:
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case words with hyphens, for example my-noise.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="schedule, weight, masking, sampler, dataset or tokenizer; repeatable. "
+                     "[default: a schedule and a weight]", metavar="KIND"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Directory to create (default bd3cli-NAME).")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Write a plugin that installs and passes its own tests: a schedule, a loss weight, tests, README."""
-    from bd3cli.plugins.scaffold import scaffold
+    """Write a plugin that installs and passes its own tests: code of each kind asked for, tests, README."""
+    from bd3cli.plugins.scaffold import DEFAULT, scaffold, usage
 
-    folder = Path(f"bd3cli-{name}") if out is None else out
-    files = scaffold(name, folder)
+    folder, kinds = Path(f"bd3cli-{name}") if out is None else out, kind or DEFAULT
+    files = scaffold(name, folder, kinds)
     if json:
         emit_json({"path": str(folder), "files": [str(f) for f in files]})
         return
@@ -58,4 +63,4 @@ def new(
     for file in files:
         print(f"  {file}")
     print(f"\nNext:\n  python -m pip install -e {folder}\n  python -m pytest {folder}")
-    print(f"  bd3cli schedules check {name}\n  bd3cli train --schedule {name} --weight {name}")
+    print("".join(f"  {command}\n" for command in usage(name, kinds)), end="")

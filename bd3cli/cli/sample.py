@@ -45,8 +45,8 @@ def sample(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="first-hitting, ancestral, confidence, semi-ar, ar, analytic. [default: the family's]",
-                     metavar="NAME"),
+        typer.Option(help="first-hitting, ancestral, confidence, semi-ar, ar, analytic, or a plugin's. "
+                          "[default: the family's]", metavar="NAME"),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Time steps of ancestral (a block) and analytic. [default: 64]", metavar="T")

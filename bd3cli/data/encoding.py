@@ -21,6 +21,7 @@ from bd3cli.data.packing import IdArray, Piece
 from bd3cli.data.tokenizers.base import Tokenizer
 from bd3cli.data.tokenizers.load import load_tokenizer
 from bd3cli.errors import InputError, RunError
+from bd3cli.faults import blaming_plugins
 
 Batch: TypeAlias = list[tuple[str, bool]]  # texts, each with whether a document ends with it
 PIECE = 1 << 20  # characters a tokenizer is given at once
@@ -130,7 +131,8 @@ def _start_worker(tokenizer: str, detokenizer: str) -> None:
 
 
 def _work(batch: Batch) -> Encoded:
-    return encode_batch(batch, *_worker)
+    with blaming_plugins():  # a traceback does not outlive its process
+        return encode_batch(batch, *_worker)
 
 
 def _in_processes(batches: Iterator[Batch], tokenizer: Tokenizer, detokenizer: str, workers: int) -> Iterator[Encoded]:

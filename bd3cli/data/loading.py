@@ -18,6 +18,7 @@ from bd3cli.data.tokenizers.base import TextError, Tokenizer
 from bd3cli.data.tokenizers.load import load_tokenizer
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.hashing import digest
+from bd3cli.plugins import registered
 
 if TYPE_CHECKING:
     from bd3cli.recipes.settings import DataConfig
@@ -60,6 +61,12 @@ class PackedSplit:
         if self._lengths is None:
             return np.ones((len(chosen), self.length), dtype=np.bool_)
         return np.asarray(np.arange(self.length) < self._lengths[chosen][:, None])
+
+
+def _provider(tokenizer: str) -> dict[str, Any]:
+    """The distribution and version of a plugin's tokenizer: of its code a fingerprint only knows so much."""
+    used = registered({"tokenizer": tokenizer}).get("tokenizer")
+    return {} if used is None or used["distribution"] == "bd3cli" else {"provider": used}
 
 
 def load_split(
@@ -135,6 +142,7 @@ def load_split(
             "code": CODE_VERSION,
             "source": source.identity,
             "tokenizer": tokenizer.fingerprint,
+            **_provider(config.tokenizer),
             "layout": [length, config.packing, config.context, tokenizer.bos_id, tokenizer.eos_id],
         }
     )

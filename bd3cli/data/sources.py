@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from bd3cli.data import corpora, hub, tabular
 from bd3cli.data.cache import writable_directory
-from bd3cli.data.corpora import REGISTERED, DatasetInfo, Hub, Part
+from bd3cli.data.corpora import DatasetInfo, Hub, Part, dataset_names, find_dataset, is_registered
 from bd3cli.data.detokenizers import get_detokenizer
 from bd3cli.data.directories import LocalFiles, file_key, local_files
 from bd3cli.data.documents import Documents
 from bd3cli.data.files import Files, exists, files_format, format_of
+from bd3cli.data.plugin_corpora import read_corpus
 from bd3cli.data.saved import saved_files
 from bd3cli.data.split_names import SPLIT_NAMES
 from bd3cli.data.splits import SPLITS, Split, seeded_subset, split_documents
@@ -32,7 +33,7 @@ UNREGISTERED = DatasetInfo("", "", document="", unit="file")
 def _info(config: DataConfig) -> DatasetInfo:
     """What is known of the data set; of files on their own, named while `name` is its default, nothing."""
     alone = config.name == "pydocs" and (config.train or config.validation or config.test)
-    return UNREGISTERED if alone else REGISTERED.get(config.name, UNREGISTERED)
+    return find_dataset(config.name) if is_registered(config.name) and not alone else UNREGISTERED
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _check_apart(config: DataConfig, split: Split) -> None:
     named = _explicit(config)
     places = {other: (f"data.{other}", path) for other, path in named.items()}
     path = Path(config.name).expanduser()
-    if named and split not in named and config.name not in REGISTERED and exists(path):
+    if named and split not in named and not is_registered(config.name) and exists(path):
         places[split] = (f"the {split} split of data.name", path)
     if len(places) < 2:
         return
@@ -141,16 +142,18 @@ def _locate(config: DataConfig, split: Split, cache_dir: Path) -> Source:
         )
     if config.name == "pydocs":
         return _pydocs(split)
-    if config.name in REGISTERED:
-        return _registered(REGISTERED[config.name], config, split)
+    if is_registered(config.name):
+        info = find_dataset(config.name)
+        return _plugins(config.name, split) if info.hub is None else _registered(info, config, split)
     path = Path(config.name).expanduser()
     if exists(path) or config.name.startswith((".", "/", "~")) or format_of(path):
         return _local(path, config, split, cache_dir)
     if _is_hub_name(config.name):
         return _unregistered(config, split)
     raise InputError(
-        f"There is no data set, file or directory {config.name!r}.{did_you_mean(config.name, REGISTERED)} "
-        f"Registered: {', '.join(REGISTERED)}. Other names: org/name or org/name:config of the hub."
+        f"There is no data set, file or directory {config.name!r}.{did_you_mean(config.name, dataset_names())} "
+        f"Registered: {', '.join(dataset_names())}. Other names: org/name or org/name:config of the hub. "
+        "A missing one may need a plugin: see `bd3cli plugins list`."
     )
 
 
@@ -165,6 +168,11 @@ def _pydocs(split: Split) -> Source:
     # The rule of the split is part of the identity: tokens cached under another rule are of other documents.
     rule = {"carved": True, "shared_run": corpora.PYDOCS_SHARED_RUN}
     return Source({"content": hash_texts(documents), **rule}, facts, read)
+
+
+def _plugins(spec: str, split: Split) -> Source:
+    documents, identity, facts = read_corpus(spec, split)
+    return Source(identity, facts, lambda: (documents, {}))
 
 
 def _local(path: Path, config: DataConfig, split: Split, cache_dir: Path) -> Source:

@@ -18,6 +18,7 @@ from bd3cli.model.config import network_config
 from bd3cli.model.formats.upstream import is_upstream, network_tensors, read_upstream, upstream_config, write_upstream
 from bd3cli.model.state import count_parameters, mismatches, weights_sha256
 from bd3cli.model.transformer import expected_tensors
+from bd3cli.plugins import require_used
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs import Run, read_recipe
 from bd3cli.runs.checkpoint import Checkpoint
@@ -66,6 +67,7 @@ def open_checkpoint(path: Path, which: str = "best") -> Opened:
     weights = {"raw": found.weights(average=False)}
     if found.averaged:
         weights["averaged"] = found.weights(average=True)
+    require_used(record.used, str(path), ("tokenizer",))
     return Opened(path, network_config(recipe, load_tokenizer(recipe.data.tokenizer)), weights, record, recipe, found)
 
 

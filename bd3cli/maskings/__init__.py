@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from bd3cli.maskings.base import Drawn, Learner, MaskContext, MaskDraw, Masking, MaskNoise, Observation
+from bd3cli.maskings.count import subset_draw
 from bd3cli.plugins import load_plugins
 
-__all__ = ["Drawn", "Learner", "MaskContext", "MaskDraw", "MaskNoise", "Masking", "Observation", "get_masking"]
+__all__ = [
+    "Drawn",
+    "Learner",
+    "MaskContext",
+    "MaskDraw",
+    "MaskNoise",
+    "Masking",
+    "Observation",
+    "get_masking",
+    "subset_draw",
+]
 
 
 def get_masking(spec: str) -> Masking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata as metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,7 +15,8 @@ import pluggy
 from bd3cli import hookspecs
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.faults import Owner, describe, package_of, where
-from bd3cli.plugins.registry import Entry, Registry
+from bd3cli.plugins.kinds import KINDS, Kind
+from bd3cli.plugins.registry import NAME, NAME_OF_DATA, Entry, Registry
 
 DISABLE_VARIABLE = "BD3CLI_DISABLE_PLUGINS"
 
@@ -25,7 +26,7 @@ class PluginRecord:
     """What one entry point brought, or why it did not.
 
     Attributes:
-        provides: names of the schedules, weights and maskings it registered.
+        provides: names of everything it registered.
         hooks: the hooks it implements.
         error: what went wrong, None if nothing did.
     """
@@ -44,23 +45,30 @@ class Plugins:
 
     The base classes are named, not imported: they live above this module, with the functions that give an
     instance its type (`bd3cli.schedules.get_schedule` and its like).
+
+    Attributes:
+        registry: key of a kind (`bd3cli.plugins.kinds`) -> the names of that kind.
     """
 
-    schedules: Registry[Any] = field(
-        default_factory=lambda: Registry("noise schedule", "bd3cli.schedules:NoiseSchedule")
-    )
-    weights: Registry[Any] = field(default_factory=lambda: Registry("loss weight", "bd3cli.weights:LossWeight"))
-    maskings: Registry[Any] = field(default_factory=lambda: Registry("masking", "bd3cli.maskings:Masking"))
+    registry: dict[str, Registry[Any]] = field(default_factory=lambda: {kind.key: _registry(kind) for kind in KINDS})
     records: list[PluginRecord] = field(default_factory=list)
     modules: dict[str, Owner] = field(default_factory=dict)
 
+    @property
+    def schedules(self) -> Registry[Any]:
+        return self.registry["schedule"]
+
+    @property
+    def weights(self) -> Registry[Any]:
+        return self.registry["weight"]
+
+    @property
+    def maskings(self) -> Registry[Any]:
+        return self.registry["masking"]
+
     def registries(self) -> dict[str, Registry[Any]]:
         """Hook name -> the registry it fills."""
-        return {
-            "register_noise_schedules": self.schedules,
-            "register_loss_weights": self.weights,
-            "register_maskings": self.maskings,
-        }
+        return {kind.hook: self.registry[kind.key] for kind in KINDS}
 
     def packages(self) -> dict[str, Owner]:
         """Packages that are plugins' code, and whose; the ones that ship with bd3cli are not among them."""
@@ -80,6 +88,10 @@ class Plugins:
     def imported(self) -> list[PluginRecord]:
         """The records once every class has been imported, which discovery alone leaves for first use."""
         return [_imported(record, self.registries().values()) for record in self.records]
+
+
+def _registry(kind: Kind) -> Registry[Any]:
+    return Registry(kind.noun, kind.base, kind.record, NAME_OF_DATA if kind.underscores else NAME)
 
 
 @cache
@@ -114,25 +126,39 @@ def require_plugins_ok() -> None:
         )
 
 
-def require_used(uses: Mapping[str, Mapping[str, str]], where: str) -> None:
+def registered(specs: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Which distribution and version provide what is asked for, as a run records it.
+
+    Args:
+        specs: kind -> a name, or a name with parameters; those of data and tokenizers may be files or names of
+            elsewhere, which no plugin provides and which are left out.
+    """
+    found = {}
+    for kind, spec in specs.items():
+        registry, name = load_plugins().registry[kind], spec.partition(":")[0].strip()
+        if name in registry:
+            entry = registry.entry(name)
+            found[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
+    return found
+
+
+def require_used(
+    uses: Mapping[str, Mapping[str, str]], where: str, kinds: Collection[str] | None = None
+) -> None:
     """Refuse a run whose plugins are not installed.
 
     Args:
-        uses: kind (``schedule``, ``weight``, ``masking``) -> its ``name``, ``distribution`` and ``version``,
-            as a run records them.
+        uses: kind (a key of `bd3cli.plugins.kinds`) -> its ``name``, ``distribution`` and ``version``, as a run
+            records them.
         where: what asks for them, for the message.
+        kinds: those that are needed; None for all.
 
     Raises:
         InputError: naming the package to install.
     """
     plugins = load_plugins()
-    registries: dict[str, Registry[Any]] = {
-        "schedule": plugins.schedules,
-        "weight": plugins.weights,
-        "masking": plugins.maskings,
-    }
     for kind, used in uses.items():
-        if used["name"] in {entry.name for entry in registries[kind].entries()}:
+        if used["name"] in plugins.registry.get(kind, ()) or (kinds is not None and kind not in kinds):
             continue
         distribution, version = used["distribution"], used["version"]
         record = next((r for r in plugins.records if _normalise(r.distribution) == _normalise(distribution)), None)
@@ -142,8 +168,9 @@ def require_used(uses: Mapping[str, Mapping[str, str]], where: str) -> None:
             remedy = f"It is installed but does not load: {record.error}"
         else:
             remedy = f"Install it with: python -m pip install '{distribution}=={version}'"
+        what = "data set" if kind == "dataset" else kind
         raise InputError(
-            f"{where} uses the {kind} {used['name']!r} of {distribution} {version}, which is not available. {remedy}"
+            f"{where} uses the {what} {used['name']!r} of {distribution} {version}, which is not available. {remedy}"
         )
 
 
@@ -256,7 +283,7 @@ def _imported(record: PluginRecord, registries: Any) -> PluginRecord:
             if entry.name not in record.provides:
                 continue
             try:
-                registry.get(entry.name)
+                registry.find(entry.name)
             except InputError as error:
                 if str(error) not in (record.error or ""):
                     text = f"{record.error} {error}" if record.error else str(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bd3cli.data.corpora import REGISTERED, read_pydocs
+from bd3cli.data.corpora import dataset_names, find_dataset, is_registered, read_pydocs
 from bd3cli.errors import InputError, did_you_mean
 
 SHARES = {
@@ -47,8 +47,8 @@ def find_corpus(name: str, scale: str, given: Mapping[str, str], folder: Path) -
     """
     name = ALIASES.get(name, name)
     for other in given:
-        if other not in REGISTERED:
-            raise InputError(f"--data names {other!r}, which is not registered.{did_you_mean(other, REGISTERED)}")
+        if not is_registered(other):
+            raise InputError(f"--data names {other!r}, which is not registered.{did_you_mean(other, dataset_names())}")
     if scale == "smoke":
         return Corpus(name, f"slice of the embedded corpus in place of {name}", slice_settings(name, folder))
     actual = STAND_INS.get(scale, {}).get(name, name)
@@ -56,7 +56,7 @@ def find_corpus(name: str, scale: str, given: Mapping[str, str], folder: Path) -
     path = given.get(actual)
     if path is None:
         return Corpus(name, source, {"data.name": actual})
-    info = REGISTERED[actual]
+    info = find_dataset(actual)
     local = {"data.name": str(Path(path).absolute()), "data.detokenize": info.detokenizer, "data.document": info.unit}
     return Corpus(name, f"{source} (local copy)", local)
 

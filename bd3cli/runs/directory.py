@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,13 +19,11 @@ from filelock import FileLock, Timeout
 from bd3cli.device import processor_name
 from bd3cli.errors import InputError, RunError
 from bd3cli.files import write_whole
-from bd3cli.plugins import load_plugins, metadata_version
-from bd3cli.plugins.registry import Registry
+from bd3cli.plugins import load_plugins, metadata_version, registered
 from bd3cli.recipes.resolve import Resolved, to_toml
 from bd3cli.records import as_plain, parse, read_json
 from bd3cli.rng import STREAM_VERSION
 from bd3cli.runs.records import GitState, MetricsRow, RunRecord, StepRow, UsedPlugin, ValidationRow
-from bd3cli.spec import parse_spec
 from bd3cli.version import __version__
 
 RECORD, RECIPE, METRICS, LOCK = "run.json", "recipe.toml", "metrics.jsonl", ".lock"
@@ -244,20 +242,14 @@ def new_record(resolved: Resolved, argv: Sequence[str]) -> RunRecord:
 
 
 def used_plugins(resolved: Resolved) -> dict[str, UsedPlugin]:
-    """Which distribution and version provided each plugin the objective names."""
-    if not resolved.recipe.objective.traits.masks:
-        return {}
-    plugins, objective = load_plugins(), resolved.recipe.objective
-    registries: dict[str, Registry[Any]] = {
-        "schedule": plugins.schedules,
-        "weight": plugins.weights,
-        "masking": plugins.maskings,
-    }
-    used: dict[str, UsedPlugin] = {}
-    for kind, registry in registries.items():
-        entry = registry.entry(parse_spec(getattr(objective, kind)).name)
-        used[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
-    return used
+    """Which distribution and version provided everything the recipe names that plugins may provide."""
+    objective, data = resolved.recipe.objective, resolved.recipe.data
+    specs = {"tokenizer": data.tokenizer}
+    if not (data.name == "pydocs" and (data.train or data.validation or data.test)):  # files on their own
+        specs["dataset"] = data.name
+    if objective.traits.masks:
+        specs = {"schedule": objective.schedule, "weight": objective.weight, "masking": objective.masking} | specs
+    return cast("dict[str, UsedPlugin]", registered(specs))
 
 
 def git_state() -> GitState | None:

@@ -23,6 +23,7 @@ from bd3cli.evaluation.likelihood import Progress
 from bd3cli.model import Transformer, TransformerConfig, evaluating, load_tensors
 from bd3cli.model.config import network_config
 from bd3cli.model.formats.upstream import is_upstream, load_upstream
+from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import from_toml
 from bd3cli.recipes.settings import Recipe
 from bd3cli.runs.checkpoints import CheckpointStore
@@ -67,6 +68,7 @@ class Run:
             return Run(folder, model, None, None, RunRecord(), "model.safetensors", None)
         record = RunDirectory(folder).read_record()
         recipe = read_recipe(folder)
+        require_used(record.used, str(folder), ("tokenizer",))
         tokenizer = load_tokenizer(recipe.data.tokenizer)
         recorded = record.fingerprint
         if recorded != tokenizer.fingerprint:
@@ -127,6 +129,8 @@ class Run:
         """
         recipe = self.require_recipe()
         config = recipe.data
+        if data is None and getattr(config, name) is None:
+            require_used(self.record.used, str(self.path), ("dataset",))
         if data is not None:
             whole = data if Path(data).is_file() else None
             config = replace(

@@ -24,6 +24,8 @@ class Analytic(Batch):
     The choice of tokens (nucleus, top-k, temperature) shapes which token a position gets, not when.
     """
 
+    families = ("sedd",)
+    reads = ("steps",)
     done = 0  # steps so far, the same for all rows
 
     def start(self, seeds: list[int]) -> Rows:

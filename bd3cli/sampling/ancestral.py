@@ -16,6 +16,8 @@ from bd3cli.sampling.blockwise import Blockwise
 class Ancestral(Blockwise):
     """At most T evaluations a block; as T grows the distribution becomes that of first-hitting."""
 
+    reads = ("steps",)
+
     def order(self, u: Tensor) -> Tensor:
         return (u * self.request.steps).long().clamp_max(self.request.steps - 1)
 

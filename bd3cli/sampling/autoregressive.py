@@ -13,6 +13,9 @@ from bd3cli.sampling.blockwise import CHUNK
 class Autoregressive(Batch):
     """One evaluation a token. Beyond the context a token sees the L before it."""
 
+    families = ("ar",)
+    exact = True
+
     def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
         super().__init__(model, request, seeds)
         slides = request.cached and request.length > model.config.length

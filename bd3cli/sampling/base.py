@@ -8,15 +8,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bd3cli.contract import see_to
+from bd3cli.errors import InputError
 from bd3cli.model import Transformer
+from bd3cli.parameters import check_ranges
 from bd3cli.rng import generator
 from bd3cli.sampling.choose import Choice, choose_tokens
+from bd3cli.sampling.promises import PROMISES
 from bd3cli.sampling.stopping import StopRule
+from bd3cli.spec import build, parse_spec
 
 LOGITS_AT_ONCE = 256  # positions projected onto the vocabulary together
 
@@ -28,7 +34,7 @@ class Request:
     Attributes:
         length: tokens of every sample, BOS and prompt included; the most when there is a stop rule.
         prompt: token ids every sample starts with, BOS first; the mask id where one is to be filled in.
-        sampler: a name in `bd3cli.sampling.registry.SAMPLERS`.
+        sampler: the name of a registered sampler, with or without parameters of its own.
         choice: how a token is drawn from its distribution.
         steps: time steps of ``ancestral`` (a block) and ``analytic`` (a sequence).
         threshold: top probability from which ``confidence`` accepts a token.
@@ -110,19 +116,56 @@ def ignore(rows: Rows, row: Tensor, position: Tensor) -> None:
     """A `Watch` that looks away."""
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a sampler that has none of its own."""
+
+
 class Batch(ABC):
-    """Rows generated together; each finishes on its own and leaves.
+    """A sampler: rows generated together; each finishes on its own and leaves.
 
     Attributes:
+        families: whose networks it serves.
+        exact: whether its samples have the distribution the network defines.
+        reads: which it reads of ``steps``, ``threshold`` and ``stride``, the fields that only some samplers do.
+        windows: whether it goes beyond the context of a network with one block, by moving a window.
+        Options: a frozen dataclass whose fields are parameters of its own, written ``name:key=value``.
+        options: those asked for.
         rows: those not finished.
     """
 
+    families: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
+    windows: ClassVar[bool] = False
+    Options: ClassVar[type] = NoOptions
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        see_to(cls, PROMISES)
+
+    @classmethod
+    def made_options(cls, spec: str) -> Any:
+        """The `Options` that a specification gives.
+
+        Raises:
+            InputError: unknown parameter, or a value that it cannot have.
+        """
+        made: Any = build(cls.Options, parse_spec(spec), "sampler")
+        try:
+            check_ranges(made)
+        except ValueError as error:
+            raise InputError(f"Sampler {parse_spec(spec).name!r}: {error}") from error
+        return made
+
     def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
         self.model, self.request = model, request
+        self.options = self.made_options(request.sampler)
         self.device = next(model.parameters()).device
         self.mask_id = -1 if model.config.mask_id is None else model.config.mask_id
         self.rows = self.start(seeds)
         self._looked = self.rows.known.clone()
+        self._evaluated = self.rows.nfe.clone()
         # behind the last token that was given: what comes there may be cut off by a stop rule
         self._given = max((i + 1 for i, token in enumerate(request.prompt) if token != self.mask_id), default=0)
 
@@ -159,7 +202,7 @@ class Batch(ABC):
                 end, why = request.length, "length"
             if why is not None:
                 done[i] = Finished(rows.seeds[i], rows.tokens[i, :end].clone(), int(rows.nfe[i]), why)
-        self._looked = rows.known.clone()
+        self._looked, self._evaluated = rows.known.clone(), rows.nfe.clone()
         if done:
             self.keep(torch.tensor([i for i in range(len(rows)) if i not in done], dtype=torch.long))
         return list(done.values())
@@ -167,7 +210,7 @@ class Batch(ABC):
     def keep(self, rows: Tensor) -> None:
         """Drop all but `rows` (increasing)."""
         self.rows.keep(rows)
-        self._looked = self._looked[rows]
+        self._looked, self._evaluated = self._looked[rows], self._evaluated[rows]
 
     def unfinished(self) -> list[Finished]:
         """What the live rows have so far, for one who cannot wait."""

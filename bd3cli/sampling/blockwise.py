@@ -28,6 +28,8 @@ class Blockwise(Batch):
     first evaluation of the next block.
     """
 
+    families = ("bd3lm", "mdlm")
+
     def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
         self.size = model.config.block_size
         super().__init__(model, request, seeds)

@@ -15,6 +15,8 @@ from bd3cli.sampling.blockwise import Blockwise
 class Confidence(Blockwise):
     """Reveal the positions whose most probable token has probability over the threshold, else the surest one."""
 
+    reads = ("threshold",)
+
     def order(self, u: Tensor) -> Tensor:
         return torch.zeros_like(u, dtype=torch.long)
 

@@ -15,5 +15,7 @@ from bd3cli.sampling.blockwise import Blockwise
 class FirstHitting(Blockwise):
     """One token an evaluation, in a uniformly random order: the times of unmasking are independent and alike."""
 
+    exact = True
+
     def order(self, u: Tensor) -> Tensor:
         return u.argsort(-1).argsort(-1)

@@ -12,7 +12,7 @@ from bd3cli.data import Tokenizer
 from bd3cli.errors import InputError
 from bd3cli.model import Transformer, evaluating
 from bd3cli.sampling.base import Finished, Request, Watch, ignore
-from bd3cli.sampling.registry import SAMPLERS
+from bd3cli.sampling.registry import sampler_class
 from bd3cli.sampling.stopping import entropy
 
 
@@ -114,7 +114,7 @@ def stream(
         raise InputError(f"The number of samples must be at least 1, not {num}.")
     if batch_size < 1:
         raise InputError(f"The batch size must be at least 1, not {batch_size}.")
-    make = SAMPLERS[request.sampler].make
+    make = sampler_class(request.sampler)
     for start in range(0, num, batch_size):
         with torch.inference_mode(), evaluating(model):
             batch = make(model, request, [seed + i for i in range(start, min(start + batch_size, num))])

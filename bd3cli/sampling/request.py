@@ -10,7 +10,7 @@ from bd3cli.errors import InputError
 from bd3cli.model import Transformer, TransformerConfig
 from bd3cli.sampling.base import Request
 from bd3cli.sampling.choose import Choice
-from bd3cli.sampling.registry import SAMPLERS, choose_sampler
+from bd3cli.sampling.registry import choose_sampler, readers, sampler_class
 from bd3cli.sampling.stopping import StopRule
 
 HOLE = re.compile(r"(?<!\\)\[MASK:(\d+)\]")
@@ -43,7 +43,8 @@ def make_request(
             context, or the template's own length.
         prompt: text every sample starts with.
         template: text with holes ``[MASK:n]`` to be filled with n tokens each, in place of a prompt.
-        sampler: one that serves the model's family; None for the family's own.
+        sampler: one that serves the model's family, such as ``"ancestral"`` or ``"mine:key=value"``; None for the
+            family's own.
         stop: ends samples early.
 
     Raises:
@@ -51,10 +52,9 @@ def make_request(
     """
     name = choose_sampler(model.config, sampler)
     for key, value in (("steps", steps), ("threshold", threshold), ("stride", stride)):
-        if value is not None and key not in SAMPLERS[name].options:
-            readers = [other for other, info in SAMPLERS.items() if key in info.options]
+        if value is not None and key not in sampler_class(name).reads:
             raise InputError(
-                f"--{key} has no effect on sampler {name!r}. Leave it out, or choose {' or '.join(readers)}."
+                f"--{key} has no effect on sampler {name!r}. Leave it out, or choose {' or '.join(readers(key))}."
             )
     if template is not None and prompt:
         raise InputError("A template takes the place of a prompt. Write the prompt's text into the template.")
@@ -112,8 +112,8 @@ def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tup
         raise InputError(f"The length must be at most {LONGEST:,} tokens, not {_shortened(str(wanted))}.")
     if wanted < 2:
         raise InputError(f"The length must be at least 2 tokens, BOS among them, not {wanted}.")
-    beyond = config.traits.beyond_context
-    if wanted > context and config.block_size == context and sampler != beyond:
+    if wanted > context and config.block_size == context and not sampler_class(sampler).windows:
+        beyond = config.traits.beyond_context
         remedy = f" Longer ones need --sampler {beyond}." if beyond else ""
         raise InputError(
             f"The length must lie between 2 and the model's context of {context} tokens, not {wanted}: a "

@@ -19,6 +19,10 @@ class SemiAutoregressive(Batch):
     Position 0 holds BOS in the first window only.
     """
 
+    families = ("mdlm",)
+    reads = ("stride",)
+    windows = True
+
     def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
         self.width = model.config.length
         self.stride = request.stride or self.width // 2

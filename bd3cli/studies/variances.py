@@ -215,8 +215,8 @@ def _learned(run: Run, recipe: Recipe, scheme: Scheme, objective: Objective) -> 
 
 
 def _uses(run: Run) -> dict[str, dict[str, str]]:
-    """The plugins that drew the run's training masks; loss weights do not count here."""
-    return {kind: used for kind, used in run.record.used.items() if kind != "weight"}
+    """The plugins that drew the run's training masks."""
+    return {kind: used for kind, used in run.record.used.items() if kind in ("schedule", "masking")}
 
 
 def _progress(run: Run) -> SavedProgress:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bd3cli.data import load_split
-from bd3cli.data.corpora import REGISTERED
+from bd3cli.data.corpora import dataset_names, is_registered
 from bd3cli.data.splits import Split
 from bd3cli.errors import InputError, did_you_mean
 from bd3cli.evaluation.likelihood import Likelihood
@@ -82,13 +82,13 @@ def targets(names: Sequence[str] | None = None, local: Mapping[str, str] | None 
     out = []
     for name in dict.fromkeys(chosen):
         path = local.get(name)
-        if path is None and name not in REGISTERED:
+        if path is None and not is_registered(name):
             if Path(name).expanduser().exists():
                 path = name
             elif "/" not in name:
                 raise InputError(
-                    f"There is no data set {name!r}.{did_you_mean(name, REGISTERED)} Choose from "
-                    f"{', '.join(REGISTERED)}, a hub name org/name, or give a file with --data {name}=PATH."
+                    f"There is no data set {name!r}.{did_you_mean(name, dataset_names())} Choose from "
+                    f"{', '.join(dataset_names())}, a hub name org/name, or give a file with --data {name}=PATH."
                 )
         out.append(Target(name, path))
     return out

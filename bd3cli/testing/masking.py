@@ -202,9 +202,9 @@ def integrate(masking: Masking, n: int, grid: Grid) -> Means:
         weight.append(
             torch.zeros(2**BLOCK, dtype=torch.float64).index_add_(0, code, draw.noise.weight.double().flatten()) / batch
         )
-        masked.append(draw.mask.sum() / batch)
+        masked.append(draw.mask.sum().double() / batch)
         expected.append(draw.noise.mask_prob.double().mean() * n)
-    return Means(n, torch.stack(weight), torch.stack(masked).double(), torch.stack(expected))
+    return Means(n, torch.stack(weight), torch.stack(masked), torch.stack(expected))
 
 
 def rate(masking: Masking, grid: Grid = FINE) -> Outcome:

@@ -19,7 +19,7 @@ from bd3cli.model.formats.upstream import is_upstream
 from bd3cli.model.state import require_fit, weights_sha256
 from bd3cli.plugins import require_used
 from bd3cli.recipes.resolve import Resolved, known_keys, resolve
-from bd3cli.recipes.settings import ObjectiveConfig, read_by
+from bd3cli.recipes.settings import Recipe, read_by
 from bd3cli.runs import read_recipe
 from bd3cli.runs.checkpoints import CheckpointStore
 from bd3cli.runs.directory import RECORD, RunDirectory
@@ -106,26 +106,33 @@ def finetune_recipe(
     sources["train.horizon"] = "default"
     base = Resolved(replace(parent, seed=parent.seed + 1, train=replace(parent.train, horizon=None)), sources)
     resolved = drop_unread(resolve(recipe, options, overrides, environment, base), base)
-    require_inherited(record.used, resolved.recipe.objective, parent.objective, run)
+    require_inherited(record.used, resolved.recipe, parent, run)
     return resolved
 
 
 def require_inherited(
-    uses: Mapping[str, Mapping[str, str]], objective: ObjectiveConfig, parent: ObjectiveConfig, run: Path
+    uses: Mapping[str, Mapping[str, str]], recipe: Recipe, parent: Recipe, run: Path
 ) -> None:
-    """Refuse a schedule, weight or masking that came with the run and whose plugin is not there.
+    """Refuse a schedule, weight, masking, tokenizer or data set that came with the run and whose plugin is not there.
 
     Raises:
         InputError: naming the package to install and the option that would do without.
     """
-    if not objective.traits.masks:
-        return
+    ours, theirs = _named(recipe), _named(parent)
     for kind, used in uses.items():
-        if getattr(objective, kind) == getattr(parent, kind):
+        if kind in ours and ours[kind] == theirs[kind]:
             try:
                 require_used({kind: used}, str(run))
             except InputError as error:
-                raise InputError(f"{error} (or choose another with --{kind})") from error
+                option = "data" if kind == "dataset" else kind
+                raise InputError(f"{error} (or choose another with --{option})") from error
+
+
+def _named(recipe: Recipe) -> dict[str, str]:
+    """Kind of plugin -> what a recipe names of it."""
+    o = recipe.objective
+    drawn = {} if not o.traits.masks else {"schedule": o.schedule, "weight": o.weight, "masking": o.masking}
+    return {**drawn, "tokenizer": recipe.data.tokenizer, "dataset": recipe.data.name}
 
 
 def drop_unread(resolved: Resolved, base: Resolved) -> Resolved:
@@ -163,6 +170,7 @@ def load_start(
         raise InputError(f"{found.path} holds no averaged weights. Use --weights raw.")
     state = found.optimizer() if optimizer else None
     tensors = found.weights(average=chosen == "averaged")
+    require_used(record.used, str(run), ("tokenizer",))
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     return Start(
         config=network_config(recipe, tokenizer),

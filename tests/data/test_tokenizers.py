@@ -115,7 +115,7 @@ def test_a_file_does_not_hide_an_encoding(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).write_text("not ranks")
     asked: list[str] = []
     monkeypatch.setattr(
-        "bd3cli.data.tokenizers.load.load_encoding", lambda name: (asked.append(name), BYTES._encoding)[1]
+        "bd3cli.data.tokenizers.tiktoken.load_encoding", lambda name: (asked.append(name), BYTES._encoding)[1]
     )
     with pytest.raises(InputError, match=r"no <\|endoftext\|> token"):
         load_tokenizer("gpt2")

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bd3cli import hookspecs
+from bd3cli.data import list_datasets, load_tokenizer
+from bd3cli.data.corpora import find_dataset
 from bd3cli.plugins import load_plugins
 from bd3cli.plugins.registry import Entry
+from bd3cli.sampling import checks
+from bd3cli.sampling.checks import check_sampler
 from bd3cli.schedules.base import NoiseSchedule
-from bd3cli.testing import assert_laws, check_schedule, masking, schedule, weight
+from bd3cli.testing import (
+    assert_laws,
+    check_dataset,
+    check_schedule,
+    check_tokenizer,
+    dataset,
+    masking,
+    schedule,
+    tokenizer,
+    weight,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TUTORIAL = (DOCS / "plugins.md").read_text(encoding="utf-8")
@@ -33,7 +49,7 @@ def test_every_member_of_a_schedule_is_documented(member: str) -> None:
 
 
 def test_every_law_is_documented() -> None:
-    for law, _ in (*schedule.LAWS, *weight.LAWS, *masking.LAWS):
+    for law, _ in (*schedule.LAWS, *weight.LAWS, *masking.LAWS, *checks.LAWS, *dataset.LAWS, *tokenizer.LAWS):
         assert law in REFERENCE or law in TUTORIAL or law in ("positive", "shapes", "given", "pure", "rows"), law
 
 
@@ -44,12 +60,13 @@ def test_every_schedule_weight_and_masking_is_documented() -> None:
             assert f"`{entry.name}" in REFERENCE, entry.name
 
 
-def test_the_tutorials_schedule_has_at_most_ten_lines() -> None:
-    (source,) = [block for block in BLOCKS if "class " in block]
-    (definition,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    first = min(decorator.lineno for decorator in definition.decorator_list)
-    assert definition.end_lineno is not None
-    assert definition.end_lineno - first + 1 <= 10
+CLASSES = [node for block in BLOCKS for node in ast.parse(block).body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("definition", CLASSES, ids=lambda node: node.name)
+def test_the_tutorials_classes_are_short(definition: ast.ClassDef) -> None:
+    code = ast.unparse(definition).splitlines()  # without blank lines
+    assert len([line for line in code if line.strip()]) <= 10
 
 
 def test_the_tutorials_code_runs_and_its_schedule_obeys_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +82,27 @@ def test_the_tutorials_code_runs_and_its_schedule_obeys_the_laws(monkeypatch: py
     assert registered == {"ramp": "bd3cli_ramp.schedule:Ramp"}
     load_plugins.cache_clear()
     load_plugins().schedules.add(Entry("ramp", namespace["Ramp"], "bd3cli-ramp", "0.1"))
+    registry = load_plugins().registry
+    for kind, name in (("sampler", "LeftToRight"), ("dataset", "Squares"), ("tokenizer", "LowerCase")):
+        registered_as = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+        registry[kind].add(Entry(registered_as, namespace[name], "bd3cli-ramp", "0.1"))
     namespace["test_laws"]()
+    assert_laws(check_sampler("left-to-right:together=2"))
+    assert_laws(check_dataset("squares"))
+    load_tokenizer.cache_clear()
+    assert_laws(check_tokenizer("lower-case"))
+    assert load_tokenizer("lower-case").decode(load_tokenizer("lower-case").encode("Ab")) == "ab"
+    load_plugins.cache_clear()
+    load_tokenizer.cache_clear()
+
+
+def test_the_tutorials_data_set_of_the_hub_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace: dict[str, Any] = {}
+    (block,) = [block for block in BLOCKS if "STORIES" in block]
+    exec(compile(block, "docs/plugins.md", "exec"), namespace)
+    load_plugins.cache_clear()
+    monkeypatch.setitem(sys.modules, "fake_stories", SimpleNamespace(**namespace))
+    load_plugins().registry["dataset"].add(Entry("stories", "fake_stories:STORIES", "bd3cli-stories", "0.1"))
+    assert find_dataset("stories") == namespace["STORIES"]
+    assert "stories" in [info.name for info in list_datasets()]
     load_plugins.cache_clear()

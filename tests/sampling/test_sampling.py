@@ -10,7 +10,7 @@ import torch
 
 import bd3cli
 from bd3cli.errors import InputError
-from bd3cli.sampling import SAMPLERS, Choice, Request, Rows, StopRule, generate, make_request, stream
+from bd3cli.sampling import Choice, Request, Rows, StopRule, generate, make_request, sampler_class, stream
 from bd3cli.sampling.base import Finished, Watch, ignore
 from bd3cli.sampling.choose import choose_tokens
 from bd3cli.sampling.stopping import entropy
@@ -19,7 +19,7 @@ from bd3cli.sampling.stopping import entropy
 def sample(model, request: Request, seeds, watch: Watch = ignore) -> list[Finished]:
     """Rows of one batch, in the order of their seeds."""
     with torch.inference_mode():
-        batch, done = SAMPLERS[request.sampler].make(model, request, list(seeds)), []
+        batch, done = sampler_class(request.sampler)(model, request, list(seeds)), []
         while batch.rows:
             batch.step(watch)
             done += batch.finish()

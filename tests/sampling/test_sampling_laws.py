@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bd3cli.sampling import SAMPLERS, Choice, Request
+from bd3cli.sampling import Choice, Request, sampler_class
 from bd3cli.sampling.base import ignore
 from bd3cli.sampling.choose import CELL, choose_tokens, inverse, kept_tokens
 
@@ -27,7 +27,7 @@ def draw(model, n: int, sampler: str, length: int = 4, prompt: tuple[int, ...] =
     found: Counter = Counter()
     with torch.inference_mode():
         for start in range(0, n, 20_000):
-            batch = SAMPLERS[sampler].make(model, request, list(range(start, min(n, start + 20_000))))
+            batch = sampler_class(sampler)(model, request, list(range(start, min(n, start + 20_000))))
             while batch.rows:
                 batch.step(ignore)
                 found.update(tuple(row.tokens.tolist()) for row in batch.finish())

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bd3cli.errors import InputError
+from bd3cli.faults import broken, kind_of
+from bd3cli.spec import build, parse_spec
 
 IdArray = npt.NDArray[np.integer[Any]]
 
@@ -45,6 +47,17 @@ class Tokenizer(ABC):
     def dtype(self) -> np.dtype[Any]:
         return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
 
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        """The tokenizer that `name`, as registered, with parameters or not, asks for.
+
+        Raises:
+            InputError: unknown parameter, or a value that it cannot have.
+        """
+        made = build(cls, parse_spec(name), "tokenizer")
+        object.__setattr__(made, "name", name)  # even where it is frozen
+        return made
+
     @abstractmethod
     def encode_array(self, text: str) -> IdArray:
         """Ids of `text` as an array of `dtype`; no special ids, and special text is ordinary text."""
@@ -60,11 +73,11 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without special ids; text that looks like a special token is ordinary text."""
-        return [int(i) for i in self.encode_array(text)]
+        return [int(i) for i in checked_ids(self, self.encode_array(text))]
 
     def encode_batch(self, texts: Sequence[str]) -> list[IdArray]:
         """`encode_array` of each text."""
-        return [self.encode_array(text) for text in texts]
+        return [checked_ids(self, self.encode_array(text)) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special ids are dropped and invalid UTF-8 is replaced."""
@@ -76,6 +89,25 @@ class Tokenizer(ABC):
         kept = [i for i in map(int, ids) if i == self.mask_id or i not in self.special_ids]
         runs = ((masked, list(run)) for masked, run in groupby(kept, key=lambda i: i == self.mask_id))
         return "".join(mask_char * len(run) if masked else self._decode_run(run) for masked, run in runs)
+
+
+def checked_ids(tokenizer: Tokenizer, ids: Any) -> IdArray:
+    """`ids`, seen to be ids of text: whatever else a plugin gives would surface far from its cause.
+
+    Raises:
+        PluginError: naming the tokenizer and what it gave.
+    """
+    wrong = None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        told = f"{ids.dtype}{list(ids.shape)}" if isinstance(ids, np.ndarray) else kind_of(ids)
+        wrong = f"returned {told}; it must return whole numbers in one dimension, an array of self.dtype"
+    elif len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
+        bad = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
+        wrong = f"returned the id {bad}; ids lie from 0 to {tokenizer.vocab_size - 1}"
+    if wrong is not None:
+        raise broken(type(tokenizer).encode_array, wrong, type(tokenizer))
+    found: IdArray = ids
+    return found
 
 
 class TextError(InputError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bd3cli.data.network import reachable
 from bd3cli.errors import InputError, did_you_mean
+from bd3cli.plugins import load_plugins
 
 if TYPE_CHECKING:
     import tiktoken
@@ -70,11 +71,12 @@ def load_encoding(name: str) -> tiktoken.Encoding:
     """
     import tiktoken
 
-    known = encoding_names()
-    if name not in known:
+    if name not in encoding_names():
+        plugins = [other for other in load_plugins().registry["tokenizer"].names() if other not in ("hf", "ids")]
+        known = list(dict.fromkeys(["bytes", *encoding_names(), *plugins]))
         raise InputError(
-            f"There is no tokenizer {name!r}.{did_you_mean(name, ['bytes', *known])} Known: bytes, "
-            f"{', '.join(known)}, a path to a .tiktoken file, or hf:NAME."
+            f"There is no tokenizer {name!r}.{did_you_mean(name.partition(':')[0], known)} Known: {', '.join(known)}, "
+            "a path to a .tiktoken file, or hf:NAME. A missing one may need a plugin: see `bd3cli plugins list`."
         )
     wanted = [url for url, sha in PUBLIC_FILES.get(name, {}).items() if not _is_cached(url, sha)]
     if wanted and not reachable(wanted[0]):

@@ -47,6 +47,12 @@ class HFTokenizer(Tokenizer):
                 self.token_bytes[number] = measure(token)
         self.fingerprint = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        if not name.removeprefix("hf:") or name == "hf":
+            raise InputError(f"Tokenizer {name!r} needs a name or a directory: hf:NAME.")
+        return load_hf_tokenizer(name)
+
     @property
     def special_ids(self) -> frozenset[int]:
         return self._special

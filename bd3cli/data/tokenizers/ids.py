@@ -31,6 +31,10 @@ class IdTokenizer(Tokenizer):
         self.token_bytes = np.zeros(self.vocab_size, dtype=np.int64)
         self.fingerprint = digest({"ids": self.size})
 
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        return cls(name)
+
     @property
     def special_ids(self) -> frozenset[int]:
         return frozenset({self.bos_id, self.mask_id})

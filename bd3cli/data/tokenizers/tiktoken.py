@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bd3cli.data.files import exists
 from bd3cli.data.runs_of_space import LONG, long_runs
 from bd3cli.data.tokenizers.base import IdArray, Tokenizer, native, valid_unicode
-from bd3cli.data.tokenizers.files import BOS, EOS, is_openai
+from bd3cli.data.tokenizers.files import (
+    BOS,
+    ENDOFTEXT,
+    EOS,
+    encoding_names,
+    is_openai,
+    load_encoding,
+    read_tiktoken_file,
+)
+from bd3cli.errors import InputError
 from bd3cli.hashing import digest
 
 if TYPE_CHECKING:
@@ -43,6 +54,22 @@ class TiktokenTokenizer(Tokenizer):
                 "specials": [bos_id, eos_id, self.mask_id],
             }
         )
+
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        """A tiktoken encoding by name, or a ``.tiktoken`` file."""
+        if name in encoding_names() or not (name.endswith(".tiktoken") or exists(Path(name).expanduser())):
+            encoding = load_encoding(name)
+        else:
+            encoding = read_tiktoken_file(Path(name).expanduser())
+        specials = encoding._special_tokens
+        end = specials.get(ENDOFTEXT)
+        if end is None:
+            raise InputError(
+                f"Tokenizer {name!r} has no {ENDOFTEXT} token to separate documents with; it has "
+                f"{', '.join(specials) or 'no special token'}. Use 'bytes' or 'gpt2'."
+            )
+        return TiktokenTokenizer(name, encoding, bos_id=end, eos_id=end)
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -79,6 +106,12 @@ class BytesTokenizer(TiktokenTokenizer):
             special_tokens={BOS: 256, EOS: 257},
         )
         super().__init__("bytes", encoding, bos_id=256, eos_id=257)
+
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        if name != "bytes":
+            raise InputError(f"Tokenizer 'bytes' takes no parameters, not {name!r}.")
+        return cls()
 
     def encode_array(self, text: str) -> IdArray:
         return np.frombuffer(valid_unicode(text).encode(), dtype=np.uint8).astype(self.dtype)
