@@ -22,8 +22,8 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session(tags=["default"])
 def lint(session: nox.Session) -> None:
-    """Formatting rules and types."""
-    install(session, "lint")
+    """Formatting rules and types: of the package, the plugins and the tests."""
+    install(session, "lint", "test")
     session.run("ruff", "check", ".")
     session.run("mypy")
 

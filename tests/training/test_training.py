@@ -155,7 +155,7 @@ def test_the_average_is_the_warmed_up_exponential_one() -> None:
         average.update_parameters(model)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = 0.0 if expected is None else decay * expected + (1 - decay) * n * n
-        assert average.module.weight.item() == pytest.approx(expected)
+        assert next(average.module.parameters()).item() == pytest.approx(expected)
 
 
 def test_data_order_is_a_shuffle_an_epoch_and_a_function_of_the_step() -> None:
