@@ -62,6 +62,13 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "-b", "doctest", "docs", "docs/_build/doctest")
 
 
+@nox.session(tags=["coverage"])
+def coverage(session: nox.Session) -> None:
+    """The fast tests, and which lines and branches of the package they run."""
+    install(session, "test")
+    session.run("pytest", "--cov", "--cov-report=term", "--cov-report=html", *session.posargs)
+
+
 @nox.session(tags=["slow"])
 def slow(session: nox.Session) -> None:
     """Tests that take more than a few seconds each."""
