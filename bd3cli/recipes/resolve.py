@@ -20,6 +20,8 @@ from bd3cli.errors import InputError, did_you_mean
 from bd3cli.recipes.settings import SIZES, Recipe
 from bd3cli.spec import coerce
 
+__all__ = ["Resolved", "from_toml", "known_keys", "resolve", "shipped_recipes", "to_toml"]
+
 ENVIRONMENT_PREFIX = "BD3CLI_"
 
 
