@@ -60,3 +60,12 @@ def test_what_others_import_is_offered(folder: str) -> None:
         if module not in MODULES or name not in importlib.import_module(module).__all__
     }
     assert not private
+
+
+def test_every_module_begins_with_a_sentence() -> None:
+    paths = sorted((REPOSITORY / "bd3cli").rglob("*.py"))
+    first = {
+        str(path.relative_to(REPOSITORY)): (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0]
+        for path in paths
+    }
+    assert not [f"{path}: {line!r}" for path, line in first.items() if not re.fullmatch(r"\S.+\.", line)]

@@ -1,4 +1,4 @@
-"""From what a user asks for to a checked request."""
+"""Check and complete what a user asks of a sampler."""
 
 from __future__ import annotations
 
