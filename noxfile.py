@@ -30,9 +30,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(tags=["default"])
 def tests(session: nox.Session) -> None:
-    """The fast tests."""
+    """The fast tests, on every core."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs)
 
 
 @nox.session(tags=["default"], reuse_venv=False)  # broken plugins stay behind in it
