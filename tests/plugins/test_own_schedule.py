@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
-
-import bd3cli
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_schedule"
 
@@ -36,7 +35,7 @@ def test_a_model_trains_with_it(ramp, cli, tmp_path: Path, quick) -> None:
     settings = [part for setting in quick for part in ("--set", setting)]
     done = cli("train", "--schedule", "ramp:bend=0.8", "--steps", "3", "--out", tmp_path / "run", *settings)
     assert done.code == 0, done.err
-    record = bd3cli.load(str(tmp_path / "run")).record
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["uses"]["schedule"] == {"name": "ramp", "distribution": "bd3cli-ramp", "version": "0.1.0"}
 
 
