@@ -25,6 +25,7 @@ def lint(session: nox.Session) -> None:
     """Formatting rules and types: of the package, the plugins and the tests."""
     install(session, "lint", "test")
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
     session.run("mypy")
 
 
