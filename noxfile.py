@@ -22,17 +22,18 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session(tags=["default"])
 def lint(session: nox.Session) -> None:
-    """Formatting rules and types."""
-    install(session, "lint")
+    """Formatting rules and types: of the package, the plugins and the tests."""
+    install(session, "lint", "test")
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
     session.run("mypy")
 
 
 @nox.session(tags=["default"])
 def tests(session: nox.Session) -> None:
-    """The fast tests."""
+    """The fast tests, on every core."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs)
 
 
 @nox.session(tags=["default"], reuse_venv=False)  # broken plugins stay behind in it
@@ -64,6 +65,13 @@ def docs(session: nox.Session) -> None:
     install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     session.run("sphinx-build", "-W", "-b", "doctest", "docs", "docs/_build/doctest")
+
+
+@nox.session(tags=["coverage"])
+def coverage(session: nox.Session) -> None:
+    """The fast tests, and which lines and branches of the package they run."""
+    install(session, "test")
+    session.run("pytest", "--cov", "--cov-report=term", "--cov-report=html", *session.posargs)
 
 
 @nox.session(tags=["slow"])

@@ -1,4 +1,4 @@
-"""What a schedule, loss weight or masking must give back, seen to wherever a class of a plugin defines it.
+"""Check what the methods of schedules, loss weights and maskings return, wherever a plugin defines them.
 
 A wrong type or shape would otherwise surface far from its cause, as an error of whatever uses it. Values are the
 business of the laws (`bd3cli.testing`). Under torch.compile nothing is looked at.

@@ -1,4 +1,4 @@
-"""Where to compute and in which precision, with the reason for the run record."""
+"""Choose the device and the precision, and give the reason for the run record."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+__all__ = ["BD3Error", "InputError", "RunError", "did_you_mean"]
+
 # what the system says of a path that no file can have there
 IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 

@@ -1,4 +1,4 @@
-"""Whose fault an exception is: found by the innermost frame that lies in a plugin's code.
+"""Attribute an exception to a plugin: by the innermost frame that lies in a plugin's code.
 
 A traceback survives threads, automatic differentiation and re-raising, so nothing has to be wrapped around the calls
 of a plugin to tell its mistakes from ours. Light to import: an error of a command that loaded no plugin loads none.

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import pluggy
 
+__all__ = ["ENTRY_POINT_GROUP", "Register", "hookimpl"]
+
 PROJECT = "bd3cli"
 ENTRY_POINT_GROUP = "bd3cli"
 

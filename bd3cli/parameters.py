@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+__all__ = ["Parameter", "describe_parameters", "parameter"]
+
 
 @dataclass(frozen=True)
 class Parameter:

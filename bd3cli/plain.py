@@ -1,4 +1,4 @@
-"""Tensors and plain values as JSON and back, exactly: for what evaluation must read without unpickling.
+"""Tensors and plain values as JSON and back, exactly, for what evaluation reads without unpickling.
 
 Lists and dictionaries with text for keys are written as they are. What JSON lacks is an object with one key that
 begins with ``$``: ``$tensor``, ``$tuple`` or ``$dict`` (pairs, for other keys).

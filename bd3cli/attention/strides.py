@@ -1,4 +1,4 @@
-"""Equal, equally spaced runs of rows: how parts of an attention name their queries and keys."""
+"""Regularly spaced runs of rows, by which the parts of an attention name their queries and keys."""
 
 from __future__ import annotations
 

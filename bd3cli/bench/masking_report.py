@@ -1,4 +1,4 @@
-"""What a comparison of maskings shows: means over seeds, intervals over seeds, differences by seed.
+"""The report of a comparison of maskings: means, intervals and paired differences over seeds.
 
 Curves are validation bits per byte against optimizer steps, or against masked tokens: one way to draw masks
 may look faster than another merely because it masks more tokens in a step.

@@ -1,4 +1,4 @@
-"""Time alternatives side by side, and say on what."""
+"""Time alternatives in turns, in one process, and describe the machine."""
 
 from __future__ import annotations
 

@@ -43,8 +43,12 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case words with hyphens, for example my-noise.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", help="schedule, weight, masking, sampler, dataset or tokenizer; repeatable. "
-                     "[default: a schedule and a weight]", metavar="KIND"),
+        typer.Option(
+            "--kind",
+            help="schedule, weight, masking, sampler, dataset or tokenizer; repeatable. "
+            "[default: a schedule and a weight]",
+            metavar="KIND",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Directory to create (default bd3cli-NAME).")

@@ -1,4 +1,4 @@
-"""Standard streams that a command can rely on, whatever they were when it was started.
+"""Standard streams that work whatever their encoding, and when they are closed or nobody reads them.
 
 - A character that the encoding of a stream does not have is replaced: what charts and tables are drawn with by
   ASCII characters, anything else by its escape, ``\\u6f22``. Nothing is lost, and nothing fails.

@@ -89,10 +89,7 @@ def print_variances(found: Sequence[tuple[str, Variances]]) -> None:
             "/ mean²",
             "learned",
         ),
-        [
-            (run, row["name"], *_nelbo(row), *_gradient(row), row["learned"] or "-")
-            for run, row in rows
-        ],
+        [(run, row["name"], *_nelbo(row), *_gradient(row), row["learned"] or "-") for run, row in rows],
     )
     first = rows[0][1]
     print(

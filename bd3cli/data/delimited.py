@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files, every value the text that is written there, and no row merged or lost unnoticed.
+"""Read CSV and TSV files: every value as the text written there, no row merged or lost silently.
 
 A file is **quoted** (RFC 4180: a value that begins with a quote mark ends with one, and holds them doubled; it may
 hold separators and line breaks) or, TSV only, **plain** (a line is a row and quote marks are characters). Every row

@@ -1,4 +1,4 @@
-"""A directory of data: which of its files hold text, of which split, and what is left out and why."""
+"""Directories of data: which files hold text, for which split, and what is left out and why."""
 
 from __future__ import annotations
 

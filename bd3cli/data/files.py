@@ -1,4 +1,4 @@
-"""Local files: in what format they are."""
+"""Recognise the format of a local file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manners for the libraries of the Hugging Face hub: no waiting, no needless network, no stray output."""
+"""Settings of the Hugging Face libraries: no long retries, no needless network access, no stray output."""
 
 from __future__ import annotations
 

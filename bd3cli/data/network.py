@@ -1,4 +1,4 @@
-"""Is there a network? Asked in seconds, because libraries retry for minutes before they say no."""
+"""A quick check whether the network is there; the hub's libraries retry for minutes before they give up."""
 
 from __future__ import annotations
 

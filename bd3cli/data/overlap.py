@@ -1,4 +1,4 @@
-"""How much of the validation and test text stands word for word in the training text.
+"""Measure how much of the validation and test text also stands, word for word, in the training text.
 
 A character of a held-out document is *repeated* when it lies in a run of `RUN` or more characters that stands in
 a training document; those of a document shorter than `RUN` are when the whole document is a training document.

@@ -1,4 +1,4 @@
-"""Very long runs of white space, on which the patterns of OpenAI's encodings overflow the stack of their engine.
+"""Encode very long runs of white space, on which OpenAI's encodings overflow the stack of their engine.
 
 The engine keeps a state for each character that ``\\s+(?!\\S)`` takes in, and gives up, as a panic, at a million. In
 all of these patterns (r50k, p50k, cl100k, o200k, in old and new spelling) white space without line breaks that begins a

@@ -1,4 +1,4 @@
-"""Files of rows, read a batch at a time: only the columns asked for, whatever the others hold or lack."""
+"""Read tables a batch of rows at a time, and only the columns asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes of every run of so many characters of a text: what finding repeated text is made of."""
+"""Hashes of all windows of n characters of a text, from which repeated text is found."""
 
 from __future__ import annotations
 

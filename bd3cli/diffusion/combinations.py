@@ -12,6 +12,8 @@ from bd3cli.schedules import Noise, NoiseSchedule
 from bd3cli.schedules.clip import require_interval, time_interval
 from bd3cli.weights import LossWeight
 
+__all__ = ["refuse_ignored", "refuse_impossible", "require_trainable", "require_trainable_counts", "weight_normaliser"]
+
 
 def refuse_ignored(config: ObjectiveConfig, masking: Masking) -> None:
     """A schedule, clip or resampling that the masking would not read is an error, not an option without effect.

@@ -1,4 +1,4 @@
-"""What a network conditioned on time is told about its input: one noise level a sequence."""
+"""The noise level that a time-conditioned network is given: one value a sequence."""
 
 from __future__ import annotations
 

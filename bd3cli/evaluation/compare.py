@@ -1,4 +1,4 @@
-"""Runs against each other on the same tokens: paired differences, and why a pair cannot be paired."""
+"""Compare likelihoods of the same tokens: paired differences, and why a pair cannot be compared."""
 
 from __future__ import annotations
 

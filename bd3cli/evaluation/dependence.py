@@ -1,4 +1,4 @@
-"""How far the sequences of a text depend on their neighbours, read from the values themselves.
+"""Estimate how far the sequences of a text depend on their neighbours, from the values themselves.
 
 Contexts cut from one text are not independent: those of a document share its subject, and what is hard about it. A
 mean over them is less certain than their spread suggests, by a factor that the spectrum of the values at its lowest

@@ -75,9 +75,7 @@ class Mean:
         return {"effective_n": self.effective, "interval_df": self.df, "interval_notes": list(self.notes)}
 
 
-def ratio_of_sums(
-    numerator: npt.ArrayLike, denominator: npt.ArrayLike, beside: Sequence[npt.ArrayLike] = ()
-) -> Mean:
+def ratio_of_sums(numerator: npt.ArrayLike, denominator: npt.ArrayLike, beside: Sequence[npt.ArrayLike] = ()) -> Mean:
     """sum(numerator) / sum(denominator) over the sequences of a text, in the order of the text.
 
     Its standard error is that of the linearised ratio (Cochran 1977, 6.4), with the dependence of neighbouring

@@ -1,4 +1,4 @@
-"""Which sequences of a split are used, the same for every model, seed and call."""
+"""Choose which sequences of a split are evaluated: the same for every model, seed and call."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Checkpoints in and out, and what is known of them."""
+"""Import, export and inspect checkpoints."""

@@ -1,4 +1,4 @@
-"""A checkpoint of another program becomes a run, ready to be evaluated, sampled from and finetuned."""
+"""Import a checkpoint of another program as a run that can be evaluated, sampled from and finetuned."""
 
 from __future__ import annotations
 

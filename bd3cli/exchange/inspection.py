@@ -1,4 +1,4 @@
-"""Look at a checkpoint without training: what it is, whether it is whole, and the same in the published layout."""
+"""Describe and verify checkpoints, and export them in the published layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network in evaluation mode for a while."""
+"""Put a network into evaluation mode for the duration of a block of code."""
 
 from __future__ import annotations
 

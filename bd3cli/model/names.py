@@ -1,4 +1,4 @@
-"""Names of tensors as the published models have them, whatever the network was wrapped in when it was saved."""
+"""Tensor names as the published models have them, without the prefixes that wrappers add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict loading: a weight that is not loaded is an error, never a silence."""
+"""Strict loading of weights: one that is missing, left over or of another shape is an error."""
 
 from __future__ import annotations
 

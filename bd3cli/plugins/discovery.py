@@ -142,9 +142,7 @@ def registered(specs: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def require_used(
-    uses: Mapping[str, Mapping[str, str]], where: str, kinds: Collection[str] | None = None
-) -> None:
+def require_used(uses: Mapping[str, Mapping[str, str]], where: str, kinds: Collection[str] | None = None) -> None:
     """Refuse a run whose plugins are not installed.
 
     Args:

@@ -22,6 +22,8 @@ from bd3cli.recipes.options import Facts, facts
 from bd3cli.recipes.settings import SIZES, Recipe, read_by
 from bd3cli.spec import coerce
 
+__all__ = ["Resolved", "from_toml", "known_keys", "resolve", "shipped_recipes", "to_toml"]
+
 ENVIRONMENT_PREFIX = "BD3CLI_"
 
 

@@ -1,4 +1,4 @@
-"""Whether an ordering that a table's authors read from it comes out here, and how surely."""
+"""Test the orderings that a table's authors read from it on the values measured here."""
 
 from __future__ import annotations
 

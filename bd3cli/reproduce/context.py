@@ -1,4 +1,4 @@
-"""What measuring needs besides the run."""
+"""What every measure of a reproduction needs besides the run: store, scale and corpus among it."""
 
 from __future__ import annotations
 

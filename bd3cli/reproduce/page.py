@@ -1,4 +1,4 @@
-"""All tables as one HTML page that needs nothing beside it."""
+"""All tables as one self-contained HTML page."""
 
 from __future__ import annotations
 

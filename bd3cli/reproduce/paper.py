@@ -1,4 +1,4 @@
-"""The original protocol as commands: a million steps of 512 sequences are a cluster's work, not this command's."""
+"""The paper's protocol as commands: a million steps of 512 sequences are not trained here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture a table: a panel for each measure and each who measured it, rows in one order, intervals drawn."""
+"""A picture of each table: a panel for each measure and source, rows in one order, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a reproduction, and who follows it."""
+"""The request for a reproduction, and the interface of what watches its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of what models write: how long their documents are, and how a judge rates them."""
+"""Measures of generated text: how long its documents are, and how a judge rates it."""
 
 from __future__ import annotations
 

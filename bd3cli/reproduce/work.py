@@ -1,4 +1,4 @@
-"""One process's share of a reproduction: it does the tasks it is given and keeps what they give in the store."""
+"""The worker of a reproduction: it does the tasks it is given and keeps their results in the store."""
 
 from __future__ import annotations
 

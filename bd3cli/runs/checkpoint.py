@@ -1,4 +1,4 @@
-"""One checkpoint on disk, read: its files are compared with their SHA-256 as they are read, and no others."""
+"""Read one checkpoint: every file that is needed is compared with its SHA-256 as it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What samplers are asked, the rows they work on, and what they answer.
+"""The base class of samplers, their requests, and the rows they work on.
 
 Shapes: B rows of a batch, n tokens of a row.
 """

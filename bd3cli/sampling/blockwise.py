@@ -6,6 +6,7 @@ Shapes: B rows, n tokens of a row, b block size, m positions whose turn it is.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Blockwise(Batch):
     first evaluation of the next block.
     """
 
-    families = ("bd3lm", "mdlm")
+    families: ClassVar[tuple[str, ...]] = ("bd3lm", "mdlm")
 
     def __init__(self, model: Transformer, request: Request, seeds: list[int]) -> None:
         self.size = model.config.block_size

@@ -15,6 +15,8 @@ from bd3cli.sampling.choose import Choice
 from bd3cli.sampling.registry import sampler_class
 from bd3cli.testing.law import Law, Laws, Outcome, run_laws
 
+__all__ = ["check_sampler"]
+
 VOCABULARY = 12  # ids of the network the shape of samples is seen on, its mask the last
 HEAT = 2.0  # a temperature that leaves every outcome likely enough to count
 DRAWN = 6_000  # samples a distribution is told from

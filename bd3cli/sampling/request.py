@@ -1,4 +1,4 @@
-"""From what a user asks for to a checked request."""
+"""Check and complete what a user asks of a sampler."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ def _check_length(config: TransformerConfig, sampler: str, wanted: int, ids: tup
         raise InputError(f"The {what} takes {len(ids)} tokens with BOS, {left}. Shorten the {what} or raise --length.")
 
 
-def _check_options(
-    config: TransformerConfig, steps: int | None, threshold: float | None, stride: int | None
-) -> None:
+def _check_options(config: TransformerConfig, steps: int | None, threshold: float | None, stride: int | None) -> None:
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise InputError(f"steps must lie between 1 and {MOST_STEPS:,}, not {steps}.")
     if threshold is not None and not 0 <= threshold <= 1:

@@ -1,4 +1,4 @@
-"""Numbers behind the pictures of schedules and weights, apart from how they are drawn."""
+"""The curves of schedules and loss weights as numbers, apart from how they are drawn."""
 
 from __future__ import annotations
 

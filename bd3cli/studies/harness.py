@@ -20,6 +20,8 @@ try:
 except ImportError as error:
     raise InputError("lm-evaluation-harness is not installed. Install the extra: bd3cli[lm-eval].") from error
 
+__all__ = ["BD3LM"]
+
 
 @register_model("bd3cli")
 class BD3LM(LM):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Runs after the fact: which there are, how they went, how they differ."""
+"""Recorded runs: find them, read their metrics, list their differences."""
 
 from __future__ import annotations
 

@@ -104,9 +104,7 @@ def own_variance(
     return {"var_nelbo": value, "var_nelbo_ci95": row["var_nelbo_ci95"], "var_nelbo_notes": row["var_nelbo_notes"]}
 
 
-def variance_row(
-    run: Run, recipe: Recipe, scheme: Scheme, batches: Batches, *, gradient: bool = True
-) -> VarianceRow:
+def variance_row(run: Run, recipe: Recipe, scheme: Scheme, batches: Batches, *, gradient: bool = True) -> VarianceRow:
     """Var. NELBO and gradient variance of `run` under `scheme`, as plain values for JSON."""
     objective, learned = run_objective(run, recipe, scheme)
     reads_schedule = objective.masking is not None and objective.masking.uses_schedule

@@ -17,6 +17,8 @@ from bd3cli.recipes.settings import DataConfig
 if TYPE_CHECKING:
     from bd3cli.runs import Run
 
+__all__ = ["SUITE", "Target", "ZeroShotRow", "policy", "targets", "zeroshot"]
+
 SUITE = ("ptb", "wikitext2", "wikitext103", "lm1b", "lambada", "ag_news", "pubmed", "arxiv")  # the paper's, section 6
 
 

@@ -1,4 +1,4 @@
-"""The laws that are looked at before a run takes its first step: those that are cheap.
+"""The cheap laws, which are checked before a run takes its first step.
 
 Left out are ``compile`` (torch.compile takes up to a second) and ``inverse`` (a jump of p also breaks
 ``invariance``); the averages over masks are coarser than those of `bd3cli maskings check`, and ``tensors`` looks at the

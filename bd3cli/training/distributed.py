@@ -1,4 +1,4 @@
-"""Several processes, one run: started by torchrun, kept in step, speaking with one voice.
+"""Training in several processes started by torchrun: collective operations, and one leader that reports.
 
 Everything here is torch.distributed; without it a `Group` of one does nothing and costs nothing.
 """

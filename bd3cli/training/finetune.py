@@ -110,9 +110,7 @@ def finetune_recipe(
     return resolved
 
 
-def require_inherited(
-    uses: Mapping[str, Mapping[str, str]], recipe: Recipe, parent: Recipe, run: Path
-) -> None:
+def require_inherited(uses: Mapping[str, Mapping[str, str]], recipe: Recipe, parent: Recipe, run: Path) -> None:
     """Refuse a schedule, weight, masking, tokenizer or data set that came with the run and whose plugin is not there.
 
     Raises:

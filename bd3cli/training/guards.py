@@ -1,4 +1,4 @@
-"""What stops a run that has gone wrong: numbers that are none. And a word about losses that jump."""
+"""Stop a run whose loss or gradient is not finite, and give notice when the loss jumps."""
 
 from __future__ import annotations
 

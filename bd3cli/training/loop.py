@@ -38,6 +38,8 @@ from bd3cli.training.throughput import Throughput
 from bd3cli.training.tracking import require_trackers, tracked
 from bd3cli.training.trainer import Trainer, check_data_unchanged, described, full_state, prepare, read_state, restore
 
+__all__ = ["TrainResult", "train"]
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -1,4 +1,4 @@
-"""How much memory training will take, said before the first step instead of by a crash hours into it."""
+"""Estimate the memory that training needs, before its first step."""
 
 from __future__ import annotations
 

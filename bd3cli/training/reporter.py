@@ -1,4 +1,4 @@
-"""What the training loop tells whoever watches."""
+"""The interface through which the training loop reports its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving early in good order: signals are noted, not died of, and time may run out."""
+"""Stop training early and in good order, on a signal or when its time is up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens a second of training alone, whatever else is done between the steps."""
+"""Tokens per second of training alone, without validations and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a training run, put together from a recipe and taken up again from a checkpoint."""
+"""The parts of a training run, built from a recipe and restored from a checkpoint."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ def times_attended(plan, group, sizes=FULL_PRECISION):
         keys = [rows_of(part.keys, i) + part.clean * plan.length for i in range(part.keys.count)]
         for q, k in zip(queries, keys, strict=True):
             count[q[:, None], k[None, :]] += attends.long()
-        queries, keys = set(torch.cat(queries).tolist()), set(torch.cat(keys).tolist())
+        own_queries, own_keys = set(torch.cat(queries).tolist()), set(torch.cat(keys).tolist())
         if part.first_for_queries:
-            assert not queries & seen_queries
+            assert not own_queries & seen_queries
         if part.first_for_keys:
-            assert not keys & seen_keys
-        seen_queries |= queries
-        seen_keys |= keys
+            assert not own_keys & seen_keys
+        seen_queries |= own_queries
+        seen_keys |= own_keys
     return count
 
 

@@ -38,8 +38,7 @@ def test_shares_are_those_of_the_definition(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("bd3cli.data.windows.CHUNK", chunk)
         found = measure_overlap(Spans.of(train), {"validation": Spans.of(validation), "test": Spans.of(test)}, run=run)
-    for split, texts in (("validation", validation), ("test", test)):
-        overlap = found[split]
+    for overlap, texts in ((found["validation"], validation), (found["test"], test)):
         assert overlap.repeated_characters == sum(repeated(train, text, run) for text in texts)
         assert overlap.characters == sum(map(len, texts))
         assert (overlap.documents, overlap.of_documents) == (len(texts), len(texts))

@@ -443,6 +443,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, quick) -> dict[str, Path]:
 def test_a_trained_run_gives_scores_of_a_noise_level(runs) -> None:
     run = bd3cli.load(str(runs["sedd"]))
     assert run.config.time_conditioning
+    assert run.config.mask_id is not None
     tokens = torch.from_numpy(run.split("validation").tokens([0, 1]))
     tokens[:, 5:] = run.config.mask_id
     low, high = (run.logits(tokens, sigma=torch.full((2,), s)) for s in (0.1, 3.0))

@@ -204,6 +204,7 @@ def test_gradient_variance_is_the_enumerated_one(make_model) -> None:
     found = gradient_variance(model, objective(2), batches)
     assert found is not None
     assert found.mean is not None
+    assert found.relative is not None
     pairs = len(found.variances)
     assert pairs == 150
     assert abs(found.value - halves) < 4.5 * halves_spread / pairs**0.5

@@ -10,6 +10,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from bd3cli.model.formats.pickled import Inert, load_pickled
 def test_tensors_and_containers_are_read_exactly(tmp_path: Path, zipped: bool) -> None:
     torch.manual_seed(0)
     base = torch.randn(6, 4)
-    content = {
+    content: dict[str, Any] = {
         "plain": base,
         "view": base.t(),
         "slice": base[2:5, 1:3],

@@ -183,6 +183,7 @@ def test_scaffold_says_what_it_wrote(cli: Cli, tmp_path: Path) -> None:
     assert "is not empty" in outcome.err
 
 
+@pytest.mark.slow  # told by `nox -s plugins` too, which installs it
 def test_scaffolded_plugin_passes_its_own_tests(cli: Cli, tmp_path: Path) -> None:
     """Unchanged, as if installed: its folder on the path, beside the metadata an installer writes."""
     folder = tmp_path / "plug"

@@ -14,7 +14,7 @@ class Log:
     """A watch that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.total, self.units, self.lines = 0, 0.0, []  # type: ignore[var-annotated]
+        self.total, self.units, self.lines = 0.0, 0.0, []  # type: ignore[var-annotated]
 
     def begin(self, total: float) -> None:
         self.total = total

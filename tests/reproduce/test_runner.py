@@ -160,7 +160,7 @@ def test_pictures_are_left_out_where_they_cannot_be_drawn_and_refused_before_any
     assert outcome.code == 2
     assert "need matplotlib" in outcome.err
     assert not (tmp_path / "a").exists()
-    outcome = cli("reproduce", "run", "single-token", "--out", tmp_path / "b")
+    outcome = cli("reproduce", "run", "single-token", "--out", tmp_path / "b", "--jobs", "1")
     assert outcome.code == 0
     assert "no pictures" in outcome.err
     assert (tmp_path / "b" / "index.html").is_file()

@@ -1,14 +1,21 @@
-"""Two published tables, whole, at the smallest scale, as a user runs them."""
+"""Two published tables, whole, at the smallest scale with a third of its steps, as a user runs them."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 
-def test_two_tables_at_the_smallest_scale(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    outcome = cli("reproduce", "run", "single-token", "lm1b-families", "--scale", "smoke", "--out", tmp_path, "--json")
+from bd3cli.reproduce.scales import SCALES
+
+
+def test_two_tables_at_the_smallest_scale(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], steps=20))
+    names = ("single-token", "lm1b-families")
+    outcome = cli("reproduce", "run", *names, "--scale", "smoke", "--jobs", "1", "--out", tmp_path, "--json")
     assert outcome.code == 0, outcome.err
     tables = {table["table"]: table for table in json.loads(outcome.out)["tables"]}
     assert {name: len(table["rows"]) for name, table in tables.items()} == {"single-token": 4, "lm1b-families": 6}

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 WORKERS = multiprocessing.get_context("forkserver")
@@ -25,14 +26,14 @@ class Pair:
 
 def start(
     folder: Path, arguments: Sequence[object], hook: Callable[[int], None] | None = None, processes: int = 2
-) -> list[multiprocessing.Process]:
+) -> list[BaseProcess]:
     """Start ``bd3cli ARGUMENTS`` in `processes`; each first calls `hook`, which is importable, with its rank."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_PORT": str(port)}
     environment = {**os.environ, **group, "MASTER_ADDR": "127.0.0.1"}
-    started = [
+    started: list[BaseProcess] = [
         WORKERS.Process(target=_work, args=(rank, folder, [str(a) for a in arguments], environment, hook))
         for rank in range(processes)
     ]
@@ -41,7 +42,7 @@ def start(
     return started
 
 
-def finish(folder: Path, processes: Sequence[multiprocessing.Process], timeout: float = 120) -> Pair:
+def finish(folder: Path, processes: Sequence[BaseProcess], timeout: float = 120) -> Pair:
     """Wait for all of them."""
     for process in processes:
         process.join(timeout)

@@ -176,7 +176,7 @@ def _at_third_step(act) -> None:
             act()
         plain(self, *arguments)
 
-    Guard.note = note
+    Guard.note = note  # type: ignore[method-assign]
 
 
 def _crash(rank: int) -> None:

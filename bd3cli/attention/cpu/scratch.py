@@ -1,4 +1,4 @@
-"""Groups of heads worked on together, the scratch that holds one, and the sizes that keep it in cache."""
+"""Scratch memory for a group of heads, sized so that it stays in the processor's cache."""
 
 from __future__ import annotations
 

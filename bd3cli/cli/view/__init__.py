@@ -1,1 +1,1 @@
-"""What people see: tables, charts, live panels, progress."""
+"""Terminal output: tables, charts, live panels and progress bars."""

@@ -1,4 +1,4 @@
-"""What is seen of sampling while it goes on: a live panel, a text that grows, a trace."""
+"""Live views of sampling: a panel of the denoising, a growing text, a trace."""
 
 from __future__ import annotations
 

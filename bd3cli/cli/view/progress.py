@@ -1,4 +1,4 @@
-"""How training looks: a live bar in a terminal, a few plain lines elsewhere. Always on stderr."""
+"""Training progress on stderr: a live bar in a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a reproduction looks while it runs: one bar over the whole of it, a line for every thing finished."""
+"""Progress of a reproduction: one bar over all of it, and a line for each finished task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every tokenizer provides, with the special ids a diffusion model needs spelled out."""
+"""The base class of tokenizers, with the special ids that a diffusion model needs."""
 
 from __future__ import annotations
 

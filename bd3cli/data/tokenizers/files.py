@@ -109,7 +109,7 @@ def _is_cached(url: str, sha256: str) -> bool:
 
 def is_openai(encoding: tiktoken.Encoding) -> bool:
     """Whether text is split as in one of OpenAI's encodings: of others nothing is known."""
-    from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+    from tiktoken_ext.openai_public import r50k_pat_str
 
     return encoding.name in PUBLIC_FILES or encoding._pat_str in (r50k_pat_str, CL100K_PATTERN)
 

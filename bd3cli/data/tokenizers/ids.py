@@ -1,4 +1,4 @@
-"""A vocabulary nobody named: text is the token ids themselves, in decimal, separated by spaces."""
+"""The tokenizer ``ids:N``: text that is token ids already, in decimal, separated by spaces."""
 
 from __future__ import annotations
 

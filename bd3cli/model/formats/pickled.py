@@ -1,4 +1,4 @@
-"""Read the tensors of a PyTorch pickle (``.ckpt``, ``.pt``) that nobody vouches for; nothing in it is run.
+"""Read the tensors of an untrusted PyTorch pickle (``.ckpt``, ``.pt``) without running anything in it.
 
 A pickle is a program: it names functions and has them called. Here the only names that mean anything are tensors
 and containers, and each stands for a function or class of this file. Every other name becomes an inert stub that
