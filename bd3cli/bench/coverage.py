@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from bd3cli.bench.timing import environment
 from bd3cli.errors import InputError
 from bd3cli.evaluation import Likelihood, compare, why_not_paired
 from bd3cli.evaluation.intervals import Mean, mean_of
@@ -23,7 +22,36 @@ FEWEST_WINDOWS = 20
 METHOD = "windows of consecutive sequences, none shared, of one evaluation; truth: the value of all sequences"
 
 
-def bench_intervals(names: Sequence[str], results: Sequence[Likelihood], windows: Sequence[int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Coverage:
+    """How the intervals of the windows of one size did.
+
+    Attributes:
+        name: of the run, or of both for their difference.
+        window: sequences in a window.
+        windows: how many windows.
+        truth: nats per token of all sequences.
+        covered: share of the windows whose 95% interval holds the truth.
+        covered_if_independent: the same of Student's interval over sequences taken for independent.
+        width_over_independent: mean width in units of that interval's.
+        true_stderr_over_independent: spread of the windows' values over that interval's standard error.
+        effective_n: median number of independent sequences that would know as much.
+        noted: share of the windows whose interval says that it may be too narrow.
+    """
+
+    name: str
+    window: int
+    windows: int
+    truth: float
+    covered: float
+    covered_if_independent: float
+    width_over_independent: float
+    true_stderr_over_independent: float
+    effective_n: float
+    noted: float
+
+
+def bench_intervals(names: Sequence[str], results: Sequence[Likelihood], windows: Sequence[int]) -> list[Coverage]:
     """Coverage of levels and of paired differences, for windows of several sizes.
 
     Args:
@@ -56,7 +84,7 @@ def bench_intervals(names: Sequence[str], results: Sequence[Likelihood], windows
             means = [compare(a, b).nats_per_token for a, b in pairs]
             alone = [mean_of((a.nelbo - b.nelbo) / a.tokens.mean()) for a, b in pairs]
             rows.append(row(f"{names[i]} - {names[j]}", size, truth, means, alone))
-    return {"rows": rows, "sequences": len(results[0].sequences), "environment": environment() | {"method": METHOD}}
+    return rows
 
 
 def part(result: Likelihood, rows: slice) -> Likelihood:
@@ -75,22 +103,20 @@ def part(result: Likelihood, rows: slice) -> Likelihood:
     )
 
 
-def row(name: str, size: int, truth: float, means: list[Mean], alone: list[Mean]) -> dict[str, Any]:
+def row(name: str, size: int, truth: float, means: list[Mean], alone: list[Mean]) -> Coverage:
     """Coverage and width of the intervals `means`, and of those that take sequences for independent, `alone`."""
     centres = np.array([mean.value for mean in means])
     within = math.sqrt(float(np.mean([mean.stderr**2 for mean in alone])))
     covered = [mean.ci95[0] <= truth <= mean.ci95[1] for mean in means]
-    return {
-        "name": name,
-        "window": size,
-        "windows": len(means),
-        "truth": truth,
-        "covered": float(np.mean(covered)),
-        "covered_if_independent": float(np.mean([m.ci95[0] <= truth <= m.ci95[1] for m in alone])),
-        "width_over_independent": float(
-            np.mean([m.half_width / a.half_width for m, a in zip(means, alone, strict=True)])
-        ),
-        "true_stderr_over_independent": float(centres.std(ddof=1)) / within,
-        "effective_n": float(np.median([mean.effective for mean in means])),
-        "noted": float(np.mean([bool(mean.notes) for mean in means])),
-    }
+    return Coverage(
+        name=name,
+        window=size,
+        windows=len(means),
+        truth=truth,
+        covered=float(np.mean(covered)),
+        covered_if_independent=float(np.mean([m.ci95[0] <= truth <= m.ci95[1] for m in alone])),
+        width_over_independent=float(np.mean([m.half_width / a.half_width for m, a in zip(means, alone, strict=True)])),
+        true_stderr_over_independent=float(centres.std(ddof=1)) / within,
+        effective_n=float(np.median([mean.effective for mean in means])),
+        noted=float(np.mean([bool(mean.notes) for mean in means])),
+    )

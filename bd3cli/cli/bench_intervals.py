@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,29 +21,33 @@ def intervals(
     json: JsonFlag = False,
 ) -> None:
     """Coverage: how often the 95% interval of a stretch of text covers the value of the whole text."""
-    from bd3cli.bench.coverage import bench_intervals
+    from bd3cli.bench.coverage import METHOD, bench_intervals
+    from bd3cli.bench.timing import environment
     from bd3cli.cli.evaluate import measure
     from bd3cli.runs import Run
 
     loaded = [Run.load(path, checkpoint=checkpoint) for path in runs]
     results = [measure(run, run.split("test", data), batch_size=batch_size) for run in loaded]
-    result = bench_intervals([str(path) for path in runs], results, _sizes(windows))
+    found = bench_intervals([str(path) for path in runs], results, _sizes(windows))
+    where = environment()
     if json:
-        emit_json(result)
+        sequences = len(results[0].sequences)
+        emit_json({"rows": [asdict(row) for row in found], "sequences": sequences,
+                   "environment": where | {"method": METHOD}})  # fmt: skip
         return
     rows = [
         (
-            row["name"],
-            row["window"],
-            row["windows"],
-            f"{row['effective_n']:.0f}",
-            f"{100 * row['covered']:.0f}%",
-            f"{100 * row['covered_if_independent']:.0f}%",
-            f"{row['width_over_independent']:.2f}",
-            f"{row['true_stderr_over_independent']:.2f}",
-            f"{100 * row['noted']:.0f}%",
+            row.name,
+            row.window,
+            row.windows,
+            f"{row.effective_n:.0f}",
+            f"{100 * row.covered:.0f}%",
+            f"{100 * row.covered_if_independent:.0f}%",
+            f"{row.width_over_independent:.2f}",
+            f"{row.true_stderr_over_independent:.2f}",
+            f"{100 * row.noted:.0f}%",
         )
-        for row in result["rows"]
+        for row in found
     ]
     columns = ("value", "sequences", "windows", "n", "covered", "if independent", "width", "true error", "noted")
     print_table(columns, rows)
@@ -50,8 +55,7 @@ def intervals(
         "\nn: independent sequences that would know as much, median; width and true error: times those of the interval "
         "that takes sequences for independent; noted: windows whose interval says that it may be too narrow."
     )
-    where = result["environment"]
-    print(f"\n{where['processor']}, {where['threads']} thread(s), torch {where['torch']}\n{where['method']}")
+    print(f"\n{where['processor']}, {where['threads']} thread(s), torch {where['torch']}\n{METHOD}")
 
 
 def _sizes(text: str) -> list[int]:

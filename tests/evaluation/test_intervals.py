@@ -165,20 +165,20 @@ def test_uniform_with_few_draws_says_that_its_tail_is_heavy() -> None:
     assert not replace(result, estimator="uniform", forward_passes=8).mean.notes
 
 
-def test_coverage_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coverage_is_counted() -> None:
     """`bench intervals` against a count by hand, on windows of long documents."""
     rng = np.random.default_rng(9)
     first, second = made(documents(rng, 20_000, 50, 1.0) + 20), made(documents(rng, 20_000, 50, 1.0) + 21)
-    level, _, pair = bench_intervals(["a", "b"], [first, second], [500])["rows"]
-    assert (level["name"], pair["name"], pair["windows"]) == ("a", "a - b", 40)
+    level, _, pair = bench_intervals(["a", "b"], [first, second], [500])
+    assert (level.name, pair.name, pair.windows) == ("a", "a - b", 40)
     means = [ratio_of_sums(first.nelbo[i : i + 500], first.tokens[i : i + 500]) for i in range(0, 20_000, 500)]
     truth = first.nelbo.sum() / first.tokens.sum()
-    assert level["covered"] == np.mean([m.ci95[0] <= truth <= m.ci95[1] for m in means])
-    assert level["covered"] > 0.85 > level["covered_if_independent"]
-    assert level["true_stderr_over_independent"] == pytest.approx(
+    assert level.covered == np.mean([m.ci95[0] <= truth <= m.ci95[1] for m in means])
+    assert level.covered > 0.85 > level.covered_if_independent
+    assert level.true_stderr_over_independent == pytest.approx(
         np.std([m.value for m in means], ddof=1)
         / math.sqrt(np.mean([np.var(first.nelbo[i : i + 500] / 10, ddof=1) / 500 for i in range(0, 20_000, 500)]))
     )
-    assert pair["truth"] == pytest.approx(compare(first, second).nats_per_token.value)
+    assert pair.truth == pytest.approx(compare(first, second).nats_per_token.value)
     with pytest.raises(InputError, match="make 4 windows of 5000"):
         bench_intervals(["a"], [first], [5000])
