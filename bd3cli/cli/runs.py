@@ -70,7 +70,8 @@ def show(run: RunArgument, json: JsonFlag = False) -> None:
     ]  # fmt: skip
     if best:
         low, high = best["ci95"]
-        rows.append(("best", f"perplexity {best['ppl']:.4f} ({low:.4f} to {high:.4f}) at step {best['step']}"))
+        n = f"; n {best['effective_n']:.0f}" if "effective_n" in best else ""  # older runs do not say
+        rows.append(("best", f"perplexity {best['ppl']:.4f} ({low:.4f} to {high:.4f}{n}) at step {best['step']}"))
     rows += [("resumed", f"at step {resume.get('step')}") for resume in record.resumes]
     rows += [("started from", f"{p['run']} {p['checkpoint']} ({p['family']}, {p['weights']} weights)") for p in parents]
     chosen = {key: source for key, source in record.sources.items() if source != "default"}

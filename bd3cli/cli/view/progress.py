@@ -58,10 +58,10 @@ class TrainingProgress:
         self._bar.update(self._task, completed=step, note=note)
 
     def validation(self, step: int, result: Likelihood) -> None:
-        low, high = result.nats_per_token_ci95
+        (low, high), n = result.nats_per_token_ci95, result.mean.effective
         bits = result.bits_per_byte
         self._say(
-            f"step {step}: validation {result.nats_per_token:.4f} nats/token ({low:.4f} to {high:.4f})"
+            f"step {step}: validation {result.nats_per_token:.4f} nats/token ({low:.4f} to {high:.4f}; n {n:.0f})"
             + (f", {bits:.3f} bits/byte" if bits is not None else "")
         )
 
