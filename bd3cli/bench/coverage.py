@@ -65,14 +65,10 @@ def bench_intervals(names: Sequence[str], results: Sequence[Likelihood], windows
     for other in results[1:]:
         if reason := why_not_paired(results[0], other):
             raise InputError(f"The runs are of {reason}; an interval of their difference needs the same tokens.")
+    require_windows(len(results[0].sequences), windows)
     rows = []
     for size in windows:
         count = len(results[0].sequences) // size
-        if size < 2 or count < FEWEST_WINDOWS:
-            raise InputError(
-                f"{len(results[0].sequences)} sequences make {count} windows of {size}; coverage needs at least "
-                f"{FEWEST_WINDOWS}. Use more text or smaller windows of at least 2."
-            )
         cut = [[part(result, slice(i * size, (i + 1) * size)) for i in range(count)] for result in results]
         for name, whole, parts in zip(names, results, cut, strict=True):
             means = [one.mean for one in parts]
@@ -85,6 +81,22 @@ def bench_intervals(names: Sequence[str], results: Sequence[Likelihood], windows
             alone = [mean_of((a.nelbo - b.nelbo) / a.tokens.mean()) for a, b in pairs]
             rows.append(row(f"{names[i]} - {names[j]}", size, truth, means, alone))
     return rows
+
+
+def require_windows(sequences: int, windows: Sequence[int]) -> None:
+    """Refuse windows of which a text of so many sequences has too few to count.
+
+    Raises:
+        InputError: with the numbers.
+    """
+    for size in windows:
+        if size < 2:
+            raise InputError(f"A window has at least 2 sequences, not {size}.")
+        if sequences // size < FEWEST_WINDOWS:
+            raise InputError(
+                f"{sequences} sequences make {sequences // size} windows of {size}; coverage needs at least "
+                f"{FEWEST_WINDOWS}. Use more text or smaller windows."
+            )
 
 
 def part(result: Likelihood, rows: slice) -> Likelihood:

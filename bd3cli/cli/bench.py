@@ -10,7 +10,7 @@ import typer
 
 from bd3cli.cli.bench_intervals import intervals
 from bd3cli.cli.bench_maskings import maskings
-from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json
+from bd3cli.cli.common import CheckpointOption, JsonFlag, RunArgument, emit_json, integers
 from bd3cli.cli.view.tables import print_table
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def attention(
 
     if lengths is not None:
         growth = bench_growth(
-            _integers(lengths, "--lengths"), block_size, heads=heads, head_dim=head_dim, batch=batch_size,
+            integers(lengths, "--lengths"), block_size, heads=heads, head_dim=head_dim, batch=batch_size,
             dtype=dtype, backend=backend, repeats=repeats, threads=threads, device=device,
         )  # fmt: skip
         if json:
@@ -283,15 +283,6 @@ def evaluate(
 
 def _spread(ratio: dict[str, float]) -> str:
     return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
-def _integers(text: str, option: str) -> list[int]:
-    from bd3cli.errors import InputError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} must be whole numbers separated by commas, not {text!r}.") from None
 
 
 def _print_growth(result: dict[str, Any]) -> None:

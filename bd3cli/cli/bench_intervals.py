@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json
+from bd3cli.cli.common import CheckpointOption, JsonFlag, emit_json, integers
 from bd3cli.cli.view.tables import print_table
 
 
@@ -21,14 +21,18 @@ def intervals(
     json: JsonFlag = False,
 ) -> None:
     """Coverage: how often the 95% interval of a stretch of text covers the value of the whole text."""
-    from bd3cli.bench.coverage import METHOD, bench_intervals
+    from bd3cli.bench.coverage import METHOD, bench_intervals, require_windows
     from bd3cli.bench.timing import environment
     from bd3cli.cli.evaluate import measure
     from bd3cli.runs import Run
 
+    sizes = integers(windows, "--windows")
     loaded = [Run.load(path, checkpoint=checkpoint) for path in runs]
-    results = [measure(run, run.split("test", data), batch_size=batch_size) for run in loaded]
-    found = bench_intervals([str(path) for path in runs], results, _sizes(windows))
+    splits = [run.split("test", data) for run in loaded]
+    for split in splits:  # before the work
+        require_windows(len(split), sizes)
+    results = [measure(run, split, batch_size=batch_size) for run, split in zip(loaded, splits, strict=True)]
+    found = bench_intervals([str(path) for path in runs], results, sizes)
     where = environment()
     if json:
         sequences = len(results[0].sequences)
@@ -56,12 +60,3 @@ def intervals(
         "that takes sequences for independent; noted: windows whose interval says that it may be too narrow."
     )
     print(f"\n{where['processor']}, {where['threads']} thread(s), torch {where['torch']}\n{METHOD}")
-
-
-def _sizes(text: str) -> list[int]:
-    from bd3cli.errors import InputError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--windows must be whole numbers separated by commas, not {text!r}.") from None

@@ -88,3 +88,13 @@ def print_notes(found: list[tuple[str, list[str]]]) -> None:
             about.setdefault(note, []).append(name)
     for note, names in about.items():
         print(f"Note on the interval{'s' if len(names) > 1 else ''} of {', '.join(names)}: {note}.")
+
+
+def integers(text: str, option: str) -> list[int]:
+    """Whole numbers of a comma-separated `option`."""
+    from bd3cli.errors import InputError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} must be whole numbers separated by commas, not {text!r}.") from None

@@ -28,7 +28,7 @@ from bd3cli.model import Transformer, TransformerConfig
 
 Progress = Callable[[int, int], None]
 
-MANY_PASSES = 8  # forward passes a sequence after which the weights 1/t of `uniform` have averaged out
+MANY_PASSES = 8  # with fewer a sequence, `uniform` says that its weights 1/t have a heavy tail
 HEAVY_UNIFORM = "uniform weighs a rare mask by up to 1000: with few draws its interval is often too narrow; use count"
 
 

@@ -182,3 +182,5 @@ def test_coverage_is_counted() -> None:
     assert pair.truth == pytest.approx(compare(first, second).nats_per_token.value)
     with pytest.raises(InputError, match="make 4 windows of 5000"):
         bench_intervals(["a"], [first], [5000])
+    with pytest.raises(InputError, match="at least 2 sequences, not 0"):
+        bench_intervals(["a"], [first], [0])
